@@ -1,0 +1,63 @@
+# The two commands: `make serve` and `make test`. Each sets up .venv first; both are quick when nothing has changed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+LARGE  := models/bundles/clinc150-large
+SMALL  := models/bundles/clinc150-small
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve demo test lint bench loadtest bundles constraints clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+setup: $(READY) ## a virtual environment with everything, pinned
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: Python 3.11 or newer is needed, and \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1): try make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(VENV) was made with an older Python: make clean, then try again" >&2; exit 1; }
+	@echo "installing into $(VENV), once: a few minutes"
+	@# torch alone and first: asked for by another package it could come as a build of several GB
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[large,tune,loadtest,dev]'
+	@touch $@
+
+serve: $(READY) ## the edge on 127.0.0.1:8000 and the large model on 127.0.0.1:8001
+	@exec $(BIN)/gatekeeper up
+
+demo: $(READY) ## sentences through a running pair
+	@$(BIN)/gatekeeper demo
+
+test: $(READY) ## unit, contract and end-to-end tests, with real processes
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY) ## the accept path beside a bare FastAPI route (needs wrk)
+	@$(BIN)/python -m loadtests.bench $(ARGS)
+
+loadtest: $(READY) ## a short headless Locust run against a running pair
+	@$(BIN)/python -m loadtests.run $(ARGS)
+
+bundles: $(READY) ## make both committed bundles again (needs GATEKEEPER_DATA_DIR)
+	$(BIN)/gatekeeper tune --model all-MiniLM-L6-v2 --data clinc150 --output $(LARGE)
+	$(BIN)/gatekeeper calibrate $(LARGE) --data clinc150
+	$(BIN)/gatekeeper tune --data clinc150 --alpha 0.5 --output $(SMALL)
+	$(BIN)/gatekeeper calibrate $(SMALL) --large $(LARGE) --data clinc150 --target-accuracy 0.95 --write
+	$(BIN)/gatekeeper evaluate $(LARGE) --data clinc150 --write-card
+	$(BIN)/gatekeeper evaluate $(SMALL) --large $(LARGE) --data clinc150 --write-card
+
+constraints: $(READY) ## pin what is installed now
+	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//'; } > $(VENV)/constraints.new
+	@mv $(VENV)/constraints.new constraints.txt
+
+clean: ## remove the virtual environment and caches; policies and tokens in .gatekeeper stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

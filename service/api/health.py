@@ -1,0 +1,31 @@
+"""GET /livez, /readyz and /metrics. Neither health route depends on Redis or on the large model."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+
+router = APIRouter()
+metrics_router = APIRouter()
+
+
+@router.get("/livez", response_class=PlainTextResponse, responses={503: {"description": "the model hangs"}})
+async def livez(request: Request) -> Response:
+    """200 while the process and its model run; 503 when a batch hangs, and a restart would help."""
+    hanging_s = request.app.state.runtime.hanging_s()
+    if hanging_s:
+        return PlainTextResponse(f"the model has been at one batch for {hanging_s:.0f} s\n", 503)
+    return PlainTextResponse("alive\n")
+
+
+@router.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "stopping"}})
+async def readyz(request: Request) -> Response:
+    """200 while this replica wants traffic; 503 from SIGTERM on."""
+    if request.app.state.runtime.draining:
+        return PlainTextResponse("stopping\n", 503)
+    return PlainTextResponse("ready\n")
+
+
+@metrics_router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    body, content_type = request.app.state.runtime.metrics.exposition()
+    return Response(body, media_type=content_type)

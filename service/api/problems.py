@@ -1,0 +1,124 @@
+"""Errors as problem+json (RFC 9457), whatever raised them."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, to_json
+from starlette.exceptions import HTTPException
+
+from service.errors import GatekeeperError, InvalidRequest, MalformedRequest, TooLarge
+
+logger = logging.getLogger(__name__)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Problem(BaseModel):
+    """The body of every answer that is not a success."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+    errors: list[dict[str, Any]] | None = None
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for OpenAPI."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install_problems(app: FastAPI) -> None:
+    """Register the handlers on an app; every refusal is counted by its kind."""
+
+    async def on_gatekeeper_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, GatekeeperError)
+        request.app.state.runtime.metrics.count_rejected(error.kind)
+        if error.status >= 500 and error.__cause__ is not None and error.status == 500:
+            logger.error("request failed", extra={"request_id": _request_id(request)}, exc_info=error)
+        return problem(request, error)
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status = error.status_code
+        if status == TooLarge.status:
+            return await on_gatekeeper_error(request, TooLarge("the body is larger than this service takes: send less"))
+        phrase = HTTPStatus(status).phrase
+        request.app.state.runtime.metrics.count_rejected(phrase.lower().replace(" ", "-"))
+        return _answer(request, "about:blank", phrase, status, str(error.detail), None, error.headers)
+
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await on_gatekeeper_error(request, _invalid([_plain(entry) for entry in error.errors()]))
+
+    async def on_anything(request: Request, _: Exception) -> Response:
+        return problem(request, GatekeeperError("an error of the service, not of the request; it has been logged"))
+
+    app.add_exception_handler(GatekeeperError, on_gatekeeper_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(Exception, on_anything)
+
+
+def problem(request: Request, error: GatekeeperError) -> Response:
+    """The answer for one of our errors."""
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    kind = f"urn:gatekeeper:problem:{error.kind}"
+    return _answer(request, kind, error.title, error.status, error.detail, error.errors, headers)
+
+
+def _answer(
+    request: Request,
+    kind: str,
+    title: str,
+    status: int,
+    detail: str,
+    errors: list[dict[str, Any]] | None,
+    headers: Mapping[str, str] | None,
+) -> Response:
+    body = Problem(type=kind, title=title, status=status, detail=detail, request_id=_request_id(request), errors=errors)
+    content = to_json(body.model_dump(exclude_none=True))
+    return Response(content, status, headers, media_type="application/problem+json")
+
+
+def parse_json(model: type[Model], body: bytes) -> Model:
+    """The body as that document. Raises MalformedRequest (not JSON) or InvalidRequest (JSON, but not the contract)."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        # Without `input` and `url`: an answer must not repeat a megabyte, nor a caller's text.
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+        if details[0]["type"] == "json_invalid":
+            raise MalformedRequest(f"the body cannot be read as JSON in UTF-8: {details[0]['msg']}") from None
+        raise _invalid(details[:20]) from None
+
+
+def _invalid(details: list[ErrorDetails] | list[dict[str, Any]]) -> InvalidRequest:
+    first = details[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the body"
+    return InvalidRequest(f"{where}: {first['msg']}", errors=[dict(entry) for entry in details])
+
+
+def _plain(entry: Any) -> dict[str, Any]:
+    return {key: entry[key] for key in ("type", "loc", "msg")}
+
+
+def _request_id(request: Request) -> str | None:
+    return request.scope.get("gatekeeper.request_id")

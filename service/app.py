@@ -1,0 +1,69 @@
+"""create_app and create_large_app: routers, middleware list, lifespan."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from service.api import admin, classify, health
+from service.api.problems import install_problems
+from service.errors import StartupError
+from service.request import PortMiddleware, RequestMiddleware
+from service.runtime import EdgeRuntime, LargeRuntime, code_version, open_edge, open_large
+from service.settings import EdgeSettings, LargeSettings
+
+
+def create_app(settings: EdgeSettings, *, admin_port: int | None = None) -> FastAPI:
+    """The edge. admin_port: the port that the private routes really listen on, if they have one of their own."""
+    app = _create(
+        "Gatekeeper edge",
+        settings,
+        lambda: open_edge(settings),
+        [] if admin_port is None else [Middleware(PortMiddleware, admin_port=admin_port)],
+    )
+    app.state.request_documents = admin.REQUEST_DOCUMENTS
+    app.include_router(admin.router)
+    return app
+
+
+def create_large_app(settings: LargeSettings) -> FastAPI:
+    """The large-model service."""
+    return _create("Gatekeeper large model", settings, lambda: open_large(settings), [])
+
+
+def _create(
+    title: str,
+    settings: EdgeSettings | LargeSettings,
+    open_runtime: Callable[[], AbstractAsyncContextManager[EdgeRuntime | LargeRuntime]],
+    middleware: list[Middleware],
+) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                app.state.runtime = await stack.enter_async_context(open_runtime())
+            except StartupError as error:
+                app.state.startup_error = error
+                raise
+            yield
+
+    admin_routes = (f"/admin/v1/{name}" for name in ("policy", "policy/history", "policy/rollback", "status"))
+    routes = ("/v1/classify", "/v1/models", "/livez", "/readyz", "/metrics", *admin_routes)
+    app = FastAPI(
+        title=title,
+        version=code_version(),
+        lifespan=lifespan,
+        middleware=[
+            Middleware(RequestMiddleware, routes=frozenset(routes), access_log=settings.access_log),
+            *middleware,
+        ],
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.request_documents = ()
+    install_problems(app)
+    app.include_router(classify.router)
+    app.include_router(health.router)
+    app.include_router(health.metrics_router)
+    classify.add_schemas(app)
+    return app

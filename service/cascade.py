@@ -1,0 +1,266 @@
+"""The story: small model -> gate -> accept, or defer to the large model -> merge, or degrade.
+
+The only place that counts what becomes of an item.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from service.batcher import Batcher
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    GatekeeperError,
+    LargeModelFailed,
+    LargeModelLate,
+    ModelFailed,
+    RemoteError,
+    RemoteTimeout,
+)
+from service.gate import Decision, DecisionName, Reason, Route, decide
+from service.metrics import EdgeMetrics, Metrics
+from service.policy import LivePolicy, Policy
+from service.remote import Remote, RemoteAnswer
+
+MAX_HOPS = 4
+
+
+class Prediction(Protocol):
+    """What the model says of one item; models.classifier.Prediction is one."""
+
+    @property
+    def label(self) -> int: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def confidence(self) -> float: ...
+    def top(self, count: int) -> list[tuple[int, float]]: ...
+
+
+class Scored(NamedTuple):
+    """A label with its probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One classify request, checked: what to classify and how. `deadline` is on time.monotonic's clock."""
+
+    texts: Sequence[str]
+    request_id: str
+    top_k: int = 1
+    threshold: float | None = None
+    route: Route = "auto"
+    deadline: float | None = None
+    hops: int = 0
+
+    @property
+    def override(self) -> Literal["none", "threshold", "route"]:
+        if self.route != "auto":
+            return "route"
+        return "none" if self.threshold is None else "threshold"
+
+
+@dataclass(slots=True)
+class Output:
+    """The answer for one item, as the contract has it."""
+
+    answer: Scored
+    confidence: float
+    decision: DecisionName
+    answered_by: Literal["small", "large"]
+    reason: Reason | None
+    small: Scored | None
+    top: Sequence[tuple[str, float]] = ()
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer for one request. policy_version and threshold are None from a model without a gate."""
+
+    outputs: list[Output]
+    policy_version: int | None = None
+    threshold: float | None = None
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+
+Disconnected = Callable[[], Awaitable[None]]
+
+
+class Classifier(Protocol):
+    """What the classify route serves: a cascade, or a large model alone."""
+
+    async def classify(self, call: Call, disconnected: Disconnected) -> Answer: ...
+
+
+class Cascade:
+    """A small model behind a gate, with a remote large model."""
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        batcher: Batcher[str, Prediction],
+        policy: LivePolicy,
+        remote: Remote,
+        metrics: EdgeMetrics,
+    ) -> None:
+        self._labels = labels
+        self._batcher = batcher
+        self._policy = policy
+        self._remote = remote
+        self._metrics = metrics
+
+    async def classify(self, call: Call, disconnected: Disconnected) -> Answer:
+        """Answers in the order of the texts. `disconnected` returns when the client has left.
+
+        Raises Overloaded, Expired or ModelFailed for the whole request; LargeModelFailed under the policy `fail`.
+        """
+        policy = self._policy.snapshot
+        threshold = policy.threshold if call.threshold is None else call.threshold
+        batched = await self._batcher.submit(call.texts, call.deadline)
+        predictions = _whole(batched.results)
+        decisions = [
+            decide(prediction.confidence, threshold=threshold, deferral=policy.deferral, route=call.route)
+            for prediction in predictions
+        ]
+        deferred = [position for position, decision in enumerate(decisions) if decision.defer]
+        outputs = [
+            self._accepted(prediction, decision, call)
+            for prediction, decision in zip(predictions, decisions, strict=True)
+        ]
+        timings = {"queue": batched.queue_s, "small": batched.model_s}
+        failure: LargeModelFailed | None = None
+        if deferred:
+            began = time.monotonic()
+            failure = await self._defer(call, policy, outputs, deferred, decisions, disconnected)
+            timings["remote"] = time.monotonic() - began
+        for output, decision in zip(outputs, decisions, strict=True):
+            self._metrics.count_item(output.decision, output.reason, call.override, deferral=decision.defer)
+            self._metrics.observe_confidence(output.confidence)
+        if failure is not None:
+            raise failure
+        return Answer(outputs, policy.version, threshold, timings)
+
+    def _accepted(self, prediction: Prediction, decision: Decision, call: Call) -> Output:
+        small = Scored(self._labels[prediction.label], prediction.score)
+        top = _top(prediction, call, self._labels)
+        return Output(small, prediction.confidence, "accepted", "small", decision.reason, small, top)
+
+    async def _defer(
+        self,
+        call: Call,
+        policy: Policy,
+        outputs: list[Output],
+        deferred: list[int],
+        decisions: list[Decision],
+        disconnected: Disconnected,
+    ) -> LargeModelFailed | None:
+        """Put the large model's answers in; where it has none, mark the items degraded, or failed and say why."""
+        try:
+            answers = await self._ask(call, policy, [call.texts[position] for position in deferred], disconnected)
+        except RemoteError as error:
+            fail = policy.on_remote_failure == "fail"
+            for position in deferred:
+                outputs[position].decision = "failed" if fail else "degraded"
+                outputs[position].reason = error.reason
+            return _failure(error) if fail else None
+        for position, answer in zip(deferred, answers, strict=True):
+            output = outputs[position]
+            output.answer = Scored(answer.label, answer.score)
+            output.decision, output.answered_by = "deferred", "large"
+            output.reason = "remote_degraded" if answer.degraded else decisions[position].reason
+            output.top = answer.top[: call.top_k] if call.top_k > 1 else ()
+        return None
+
+    async def _ask(
+        self, call: Call, policy: Policy, texts: list[str], disconnected: Disconnected
+    ) -> list[RemoteAnswer]:
+        """The large model's answers, within the policy's time and the client's own deadline. Raises RemoteError."""
+        refusal = self._remote.refusal()
+        if refusal is not None:
+            raise refusal
+        timeout_s, own_deadline = policy.remote_timeout_s, False
+        if call.deadline is not None:
+            left_s = call.deadline - time.monotonic()
+            if left_s <= 0:
+                raise DeadlineExceeded("no time is left for the large model")
+            own_deadline = left_s < timeout_s
+            timeout_s = min(timeout_s, left_s)
+        asked = asyncio.ensure_future(
+            self._remote.classify(
+                texts, top_k=call.top_k, timeout_s=timeout_s, hops=call.hops + 1, request_id=call.request_id
+            )
+        )
+        try:
+            return await _unless_gone(asked, disconnected)
+        except RemoteTimeout as error:
+            if own_deadline:
+                raise DeadlineExceeded("the client's deadline passed while the large model was asked") from error
+            raise
+
+
+class LargeModel:
+    """A model without a gate on the same route: every item is accepted, answered by `large`."""
+
+    def __init__(self, labels: Sequence[str], batcher: Batcher[str, Prediction], metrics: Metrics) -> None:
+        self._labels = labels
+        self._batcher = batcher
+        self._metrics = metrics
+
+    async def classify(self, call: Call, disconnected: Disconnected) -> Answer:  # noqa: ARG002  nothing to race here
+        """Answers in the order of the texts."""
+        batched = await self._batcher.submit(call.texts, call.deadline)
+        outputs = []
+        for prediction in _whole(batched.results):
+            answer = Scored(self._labels[prediction.label], prediction.score)
+            top = _top(prediction, call, self._labels)
+            outputs.append(Output(answer, prediction.confidence, "accepted", "large", None, None, top))
+            self._metrics.count_item("accepted", None, call.override, deferral=False)
+            self._metrics.observe_confidence(prediction.confidence)
+        return Answer(outputs, timings_s={"queue": batched.queue_s, "model": batched.model_s})
+
+
+def _whole(results: Sequence[Prediction | GatekeeperError]) -> list[Prediction]:
+    """All predictions of a request, or the error of the first item that has none."""
+    predictions: list[Prediction] = []
+    for result in results:
+        if isinstance(result, GatekeeperError):
+            raise result
+        if not math.isfinite(result.confidence):
+            raise ModelFailed("the model gave no finite confidence on this input")
+        predictions.append(result)
+    return predictions
+
+
+def _top(prediction: Prediction, call: Call, labels: Sequence[str]) -> Sequence[tuple[str, float]]:
+    if call.top_k == 1:
+        return ()
+    return [(labels[label], score) for label, score in prediction.top(call.top_k)]
+
+
+def _failure(error: RemoteError) -> LargeModelFailed:
+    late = isinstance(error, RemoteTimeout | DeadlineExceeded)
+    kind = LargeModelLate if late else LargeModelFailed
+    return kind(f"the gate deferred and the large model did not answer ({error.reason}); try again", retry_after_s=1)
+
+
+async def _unless_gone(asked: "asyncio.Future[list[RemoteAnswer]]", disconnected: Disconnected) -> list[RemoteAnswer]:
+    """The result of `asked`; when the client leaves first, `asked` is cancelled and ClientGone raised.
+
+    Starlette does not cancel a handler whose client has left, and a large model's time is worth saving.
+    """
+    gone = asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            return asked.result()
+        raise ClientGone("the client left while the large model was asked")
+    finally:
+        gone.cancel()
+        asked.cancel()

@@ -1,0 +1,141 @@
+"""The `gatekeeper` command. The offline commands come from models.cli; torch is loaded only by what needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from models.cli import add_commands
+from models.errors import InputError
+from service.errors import StartupError
+from service.settings import EdgeSettings, LargeSettings
+
+Settings = TypeVar("Settings", EdgeSettings, LargeSettings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; every expected failure is one line on stderr and exit code 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except (InputError, StartupError) as error:
+        print(f"gatekeeper: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `gatekeeper evaluate | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("gatekeeper", description="Model cascades with a tuned, calibrated gate.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="the edge: small model, gate, remote large model")
+    _add_listener(serve, "GATEKEEPER_", "8000")
+    serve.add_argument("--remote-url", help="the large model (GATEKEEPER_REMOTE_URL; default http://127.0.0.1:8001)")
+    serve.set_defaults(run=run_serve)
+
+    large = commands.add_parser("serve-large", help="the large model as a service of its own")
+    _add_listener(large, "GATEKEEPER_LARGE_", "8001")
+    large.set_defaults(run=run_serve_large)
+
+    up = commands.add_parser("up", help="both of them on this machine, with a generated admin token")
+    up.add_argument("--port", type=int, default=None, help="the edge's port; default 8000")
+    up.add_argument("--large-port", type=int, default=None, help="the large model's port; default 8001")
+    up.set_defaults(run=run_up)
+
+    demo = commands.add_parser("demo", help="send a few dozen sentences to a running pair and show who answers")
+    demo.add_argument("--url", default="http://127.0.0.1:8000", help="the edge; default %(default)s")
+    demo.set_defaults(run=run_demo)
+
+    add_commands(commands)
+    return parser
+
+
+def _add_listener(parser: argparse.ArgumentParser, prefix: str, port: str) -> None:
+    parser.add_argument("--bundle", type=Path, help=f"the model's bundle ({prefix}BUNDLE; default: the packaged one)")
+    parser.add_argument("--host", help=f"address to listen on ({prefix}HOST; default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help=f"port to listen on ({prefix}PORT; default {port}; 0: any free one)")
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """`gatekeeper serve`."""
+    settings = _settings(EdgeSettings, arguments, ("bundle", "host", "port", "remote_url"))
+    from service.logs import configure_logs
+    from service.server import bind, run
+
+    configure_logs(settings, "edge")
+    sockets = [bind(settings.host, settings.port)]
+    admin_port = None
+    if settings.admin_port is not None:
+        sockets.append(bind(settings.host, settings.admin_port))
+        admin_port = sockets[1].getsockname()[1]
+    _prepare_libraries()
+    from service.app import create_app
+
+    run(create_app(settings, admin_port=admin_port), settings, sockets)
+    return 0
+
+
+def run_serve_large(arguments: argparse.Namespace) -> int:
+    """`gatekeeper serve-large`."""
+    settings = _settings(LargeSettings, arguments, ("bundle", "host", "port"))
+    from service.logs import configure_logs
+    from service.server import bind, run
+
+    configure_logs(settings, "large")
+    sockets = [bind(settings.host, settings.port)]
+    _prepare_libraries()
+    from service.app import create_large_app
+
+    run(create_large_app(settings), settings, sockets)
+    return 0
+
+
+def run_up(arguments: argparse.Namespace) -> int:
+    """`gatekeeper up`, which `make serve` runs."""
+    from service.pair import run_pair
+
+    return run_pair(
+        _settings(EdgeSettings, argparse.Namespace(port=arguments.port), ("port",)),
+        _settings(LargeSettings, argparse.Namespace(port=arguments.large_port), ("port",)),
+    )
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """`gatekeeper demo`."""
+    from service.demo import show
+
+    return show(arguments.url)
+
+
+def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[str, ...]) -> Settings:
+    """Flags over variables over defaults. Raises StartupError with the variable's name."""
+    given = {flag: getattr(arguments, flag) for flag in flags if getattr(arguments, flag) is not None}
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        variable = name if name.isupper() else f"GATEKEEPER_{name.upper()}"
+        raise StartupError(f"{variable}: {first['msg']}") from None
+
+
+def _prepare_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer runs where the model runs
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

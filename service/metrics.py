@@ -1,0 +1,162 @@
+"""Every metric of the service, defined once. Names and labels are a contract with dashboards and alerts.
+
+No label ever holds a raw path, a text or an id; children that are known at start exist at start.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 5.0, 10.0, 30.0)
+FORWARD_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS[:12])
+BATCH_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+REMOTE_OUTCOMES = ("ok", "remote_unavailable", "remote_timeout", "remote_bad_answer", "remote_limit")
+KNOWN_OUTCOMES = (
+    ("accepted", "none"),
+    ("accepted", "deferral_off"),
+    ("deferred", "below_threshold"),
+    ("degraded", "remote_unavailable"),
+    ("degraded", "remote_timeout"),
+    ("degraded", "breaker_open"),
+    ("failed", "remote_unavailable"),
+)
+
+
+class RecentRatio:
+    """Share of True among the last `size` outcomes; NaN before the first."""
+
+    def __init__(self, size: int = 1000) -> None:
+        self._outcomes: deque[bool] = deque(maxlen=size)
+        self._count = 0
+
+    def add(self, outcome: bool) -> None:
+        outcomes = self._outcomes
+        if len(outcomes) == outcomes.maxlen:
+            self._count -= outcomes[0]
+        outcomes.append(outcome)
+        self._count += outcome
+
+    def value(self) -> float:
+        return self._count / len(self._outcomes) if self._outcomes else math.nan
+
+
+class Metrics:
+    """The metrics of one process that serves one model, in a registry of their own."""
+
+    def __init__(self, model: str, gate_digest: str, version: str, confidence_range: tuple[float, float]) -> None:
+        self.registry = CollectorRegistry()
+        self.model = model
+        self.recent = RecentRatio()
+        low, high = confidence_range
+        buckets = [low + (high - low) * step / 20 for step in range(1, 21)]
+        own = self.registry
+        self._items = Counter(
+            "gatekeeper_items_total",
+            "Items by what became of them; override says whether the request set its own threshold or route",
+            ["model", "decision", "reason", "override"],
+            registry=own,
+        )
+        self._confidence = Histogram(
+            "gatekeeper_confidence", "The small model's confidence g(x)", ["model"], buckets=buckets, registry=own
+        ).labels(model)
+        self._request_seconds = Histogram(
+            "gatekeeper_request_seconds", "Whole requests", ["route", "status"], buckets=SECONDS, registry=own
+        )
+        self._rejected = Counter("gatekeeper_rejected_total", "Requests turned away, by kind", ["reason"], registry=own)
+        self._small_seconds = Histogram(
+            "gatekeeper_small_seconds", "One batch through the served model", buckets=FORWARD_SECONDS, registry=own
+        )
+        self._batch_size = Histogram("gatekeeper_batch_size", "Items in a batch", buckets=BATCH_ITEMS, registry=own)
+        self._queue_depth = Gauge("gatekeeper_queue_depth", "Items waiting for the served model", registry=own)
+        Gauge("gatekeeper_build_info", "1", ["version", "model", "gate_digest"], registry=own).labels(
+            version, model, gate_digest
+        ).set(1)
+        self._item_children = {
+            (decision, reason, "none"): self._items.labels(model, decision, reason, "none")
+            for decision, reason in KNOWN_OUTCOMES
+        }
+        self._request_children: dict[tuple[str, int], Histogram] = {}
+
+    def count_item(self, decision: str, reason: str | None, override: str, *, deferral: bool) -> None:
+        """One item's outcome; `deferral` says whether the gate chose to defer it."""
+        key = (decision, reason or "none", override)
+        child = self._item_children.get(key)
+        if child is None:
+            child = self._item_children[key] = self._items.labels(self.model, *key)
+        child.inc()
+        if override == "none":
+            self.recent.add(deferral)
+
+    def observe_confidence(self, confidence: float) -> None:
+        self._confidence.observe(confidence)
+
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        child = self._request_children.get((route, status))
+        if child is None:
+            child = self._request_children[route, status] = self._request_seconds.labels(route, str(status))
+        child.observe(seconds)
+
+    def observe_batch(self, items: int, seconds: float) -> None:
+        self._batch_size.observe(items)
+        self._small_seconds.observe(seconds)
+
+    def count_rejected(self, reason: str) -> None:
+        self._rejected.labels(reason).inc()
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Read the depth when scraped."""
+        self._queue_depth.set_function(depth)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """(body, content type) of GET /metrics."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class EdgeMetrics(Metrics):
+    """What only an edge has: a gate, a policy and a remote."""
+
+    def __init__(self, model: str, gate_digest: str, version: str, confidence_range: tuple[float, float]) -> None:
+        super().__init__(model, gate_digest, version, confidence_range)
+        own = self.registry
+        ratio = Gauge(
+            "gatekeeper_deferral_ratio", "Over the last 1,000 items without an override", ["model"], registry=own
+        ).labels(model)
+        ratio.set_function(self.recent.value)
+        self.expected_deferral_ratio = Gauge(
+            "gatekeeper_expected_deferral_ratio",
+            "What the calibration data expect at the current threshold",
+            ["model"],
+            registry=own,
+        ).labels(model)
+        self.expected_deferral_ratio.set(math.nan)
+        self.threshold = Gauge("gatekeeper_threshold", "The policy's threshold", ["model"], registry=own).labels(model)
+        self.policy_version = Gauge(
+            "gatekeeper_policy_version", "The policy's version", ["model"], registry=own
+        ).labels(model)
+        self._store_up = Gauge("gatekeeper_policy_store_up", "1: the policy store answers", registry=own)
+        self._breaker_open = Gauge(
+            "gatekeeper_remote_breaker_open", "1: the large model is not being asked", registry=own
+        )
+        self._remote_requests = Counter(
+            "gatekeeper_remote_requests_total", "Calls to the large model", ["outcome"], registry=own
+        )
+        self._remote_seconds = Histogram(
+            "gatekeeper_remote_seconds", "One call to the large model", ["outcome"], buckets=SECONDS, registry=own
+        )
+        for outcome in REMOTE_OUTCOMES:
+            self._remote_requests.labels(outcome)
+            self._remote_seconds.labels(outcome)
+
+    def observe_remote(self, outcome: str, seconds: float) -> None:
+        self._remote_requests.labels(outcome).inc()
+        self._remote_seconds.labels(outcome).observe(seconds)
+
+    def set_store_up(self, up: bool) -> None:
+        self._store_up.set(up)
+
+    def watch_breaker(self, is_open: Callable[[], bool]) -> None:
+        """Read the breaker's state when scraped."""
+        self._breaker_open.set_function(lambda: float(is_open()))

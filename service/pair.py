@@ -1,0 +1,150 @@
+"""`gatekeeper up`: the edge and the large-model service as two processes on this machine, stopped together."""
+
+import ctypes
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import httpx
+
+from service.errors import StartupError
+from service.server import bind
+from service.settings import EdgeSettings, LargeSettings
+
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 15.0
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+
+
+class _Stopped(Exception):
+    """SIGINT or SIGTERM asked us to stop."""
+
+
+def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
+    """Start both, wait until both are ready, say how to use them, stay until told to stop. 0: stopped on request."""
+    for host, port in ((large.host, large.port), (edge.host, edge.port)):
+        bind(host, port).close()
+    token, token_path = admin_token(edge)
+    edge_url, large_url = f"http://{edge.host}:{edge.port}", f"http://{large.host}:{large.port}"
+    environment = {
+        **os.environ,
+        "GATEKEEPER_ADMIN_TOKEN": token,
+        "GATEKEEPER_REMOTE_URL": large_url,
+        "GATEKEEPER_PORT": str(edge.port),
+        "GATEKEEPER_LARGE_PORT": str(large.port),
+    }
+    environment.setdefault("GATEKEEPER_DRAIN_S", "0")  # nobody routes traffic here: stop at once
+    environment.setdefault("GATEKEEPER_LOG_FORMAT", "text")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
+    children: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        print("starting the small and the large model ...", flush=True)
+        for name, command in (("large model", "serve-large"), ("edge", "serve")):
+            children[name] = subprocess.Popen(  # noqa: S603  our own interpreter and module
+                [sys.executable, "-m", "service.cli", command],
+                env=environment,
+                start_new_session=True,  # Ctrl-C comes to us alone, and we stop them in order
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  one thread here, and no orphan keeps a port
+            )
+        _wait_until_ready(children, (f"{large_url}/readyz", f"{edge_url}/readyz"))
+        _print_guide(edge_url, large_url, token_path)
+        while True:
+            _check_alive(children)
+            time.sleep(0.2)
+    except _Stopped:
+        print("\nstopping ...", flush=True)
+        return 0
+    finally:
+        _stop(children)
+
+
+def admin_token(settings: EdgeSettings) -> tuple[str, Path | None]:
+    """(token, its file): the configured one, else the generated one beside the policy, mode 0600."""
+    if settings.admin_token is not None:
+        return settings.admin_token.get_secret_value(), None
+    path = settings.policy_path.parent / "admin-token"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(secrets.token_urlsafe(24) + "\n")
+        token = path.read_text().strip()
+    except OSError as error:
+        raise StartupError(f"{path}: the admin token cannot be kept there ({error.strerror})") from error
+    if len(token) < 8:
+        raise StartupError(f"{path} holds no token: delete the file, the next start makes a new one")
+    return token, path
+
+
+def _on_signal(_: int, __: FrameType | None) -> None:
+    raise _Stopped
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_until_ready(children: dict[str, subprocess.Popen[bytes]], urls: tuple[str, ...]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    waiting = list(urls)
+    with httpx.Client(timeout=2.0, trust_env=False) as client:
+        while waiting:
+            _check_alive(children)
+            with suppress(httpx.TransportError):
+                if client.get(waiting[0]).status_code == 200:
+                    waiting.pop(0)
+                    continue
+            if time.monotonic() > deadline:
+                raise StartupError(f"{waiting[0]} did not become ready in {READY_TIMEOUT_S:g} s")
+            time.sleep(0.1)
+
+
+def _check_alive(children: dict[str, subprocess.Popen[bytes]]) -> None:
+    for name, child in children.items():
+        code = child.poll()
+        if code is not None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise StartupError(f"the {name} {how}; its own words are above. The other one is stopped too")
+
+
+def _stop(children: dict[str, subprocess.Popen[bytes]]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    # The edge first: its last requests may still need the large model.
+    for child in reversed(children.values()):
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _print_guide(edge_url: str, large_url: str, token_path: Path | None) -> None:
+    token = f"$(cat {token_path})" if token_path is not None else "$GATEKEEPER_ADMIN_TOKEN"
+    where = f"in {token_path}" if token_path is not None else "in GATEKEEPER_ADMIN_TOKEN"
+    print(
+        f"""
+ready: edge {edge_url} (API: {edge_url}/docs), large model {large_url}; the admin token lies {where}
+
+classify     curl -s {edge_url}/v1/classify -H 'content-type: application/json' \\
+               -d '{{"inputs": ["book me a table for two tonight", "is it ok to feel blue on a monday"]}}'
+policy       curl -s {edge_url}/admin/v1/policy -H "authorization: Bearer {token}"
+threshold    curl -s -X PATCH {edge_url}/admin/v1/policy -H "authorization: Bearer {token}" \\
+               -H 'content-type: application/json' -d '{{"threshold": 0.99}}'
+metrics      curl -s {edge_url}/metrics | grep -E '^gatekeeper_(items_total|deferral_ratio|threshold)'
+
+Ctrl-C stops both.
+""",
+        flush=True,
+    )

@@ -1,0 +1,410 @@
+"""Where policies are kept: a SQLite file by default, Redis with REDIS_URL. sqlite3 and redis errors end here.
+
+SQLite has one table. Redis has, for each bundle name, a sorted set `gatekeeper:policy:{name}` of gate digests by
+their highest version, and for each gate `gatekeeper:policy:{name}:digest`, a sorted set of documents by version;
+the braces put the keys of one name into one slot of a cluster.
+"""
+
+import asyncio
+import hashlib
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import TypeVar, cast
+from urllib.parse import quote, urlsplit
+
+from pydantic import ValidationError
+from redis import exceptions as redis_errors
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from service.errors import PolicyStoreDown, StartupError, VersionMismatch
+from service.policy import MAX_VERSION, Policy, PolicyStore
+from service.settings import EdgeSettings
+
+logger = logging.getLogger(__name__)
+
+VERSIONS_KEPT = 1_000
+RETRY_AFTER_S = 2
+BUSY_TIMEOUT_S = 2.0
+CHANGE_CHECK_S = 0.1
+CHANNEL = "gatekeeper:policy:changes"
+
+T = TypeVar("T")
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS policy_versions (name TEXT NOT NULL, gate_digest TEXT NOT NULL, version INTEGER"
+    " NOT NULL CHECK (typeof(version) = 'integer'), document TEXT NOT NULL, PRIMARY KEY (name, version))",
+    "CREATE INDEX IF NOT EXISTS policy_versions_by_gate ON policy_versions (name, gate_digest, version)",
+)
+_OF_NAME = "SELECT gate_digest, version, document FROM policy_versions WHERE name = ? "
+_OF_GATE = _OF_NAME + "AND gate_digest = ? "
+_NEWEST_FIRST = "ORDER BY version DESC"
+_INSERT = "INSERT INTO policy_versions (name, gate_digest, version, document) VALUES (?, ?, ?, ?)"
+_TRIM = (
+    "DELETE FROM policy_versions WHERE name = ?1 AND gate_digest = ?2 AND version <= (SELECT version"
+    " FROM policy_versions WHERE name = ?1 AND gate_digest = ?2 ORDER BY version DESC LIMIT 1 OFFSET ?3)"
+)
+
+# In our words, the narrowest first: the server's own may repeat what it was sent, the password too.
+_REASONS: dict[type[Exception], str] = {
+    redis_errors.AuthenticationError: "it refuses our user name or password",
+    redis_errors.ReadOnlyError: "it is a read-only replica",
+    redis_errors.NoPermissionError: "our user may not use these commands, keys or channels",
+    redis_errors.OutOfMemoryError: "it is out of memory",
+    redis_errors.BusyLoadingError: "it is still loading its data",
+    redis_errors.TimeoutError: "it does not answer in time",
+    TimeoutError: "it does not answer in time",
+    redis_errors.ConnectionError: "it cannot be reached",
+    OSError: "it cannot be reached",
+    redis_errors.RedisError: "it refuses the command",
+}
+
+
+def open_policy_store(settings: EdgeSettings) -> PolicyStore:
+    """The store that the settings name. Touches no disk or network yet; a bad REDIS_URL raises StartupError."""
+    if settings.redis_url is None:
+        return SqlitePolicyStore(settings.policy_path)
+    return RedisPolicyStore(str(settings.redis_url), settings.redis_timeout_s)
+
+
+class _Documents:
+    """Reads stored documents. One that is unreadable is logged once, however often it is met."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._reported: set[bytes] = set()
+
+    def read(self, document: bytes, gate_digest: bytes, version: float) -> Policy | None:
+        """The policy, or None if the document is not one or is not what it is stored as."""
+        try:
+            policy = Policy.model_validate_json(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            problem = f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
+        else:
+            if (policy.gate_digest.encode(), policy.version) == (gate_digest, version):
+                return policy
+            problem = "it names another gate digest or version"
+        self.report(document, f"version {version:.17g} of gate {gate_digest!r}: {problem}")
+        return None
+
+    def report(self, content: bytes, problem: str) -> None:
+        """Logs the problem, unless it was reported for this content before, but not the content: it is untrusted."""
+        fingerprint = hashlib.sha256(repr((content, problem)).encode()).digest()
+        if fingerprint not in self._reported and len(self._reported) < VERSIONS_KEPT:
+            self._reported.add(fingerprint)
+            logger.warning("Unreadable policy in %s, %s.", self._label, problem)
+
+
+def _require(policy: Policy, *, latest: Policy | None, expected_version: int | None, highest: int) -> None:
+    """The compare of compare-and-set. Raises VersionMismatch."""
+    found = None if latest is None else latest.version
+    if found != expected_version:
+        raise VersionMismatch(f"The policy is at version {found}, not {expected_version}: read it again.")
+    if policy.version <= highest:
+        raise VersionMismatch(f"Version {policy.version} is not above {highest}, the highest: read it again.")
+
+
+def _first(policies: list[Policy]) -> Policy | None:
+    return policies[0] if policies else None
+
+
+class SqlitePolicyStore:
+    """A SQLite file in WAL mode, for one host: several processes may share it, and a kill loses nothing that was
+    acknowledged. Its directory is made on first use. One thread does all the work."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._label = f"SQLite file {path}"
+        self._documents = _Documents(self._label)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy-store")
+        self._closed = False
+        # The rest belongs to the thread.
+        self._database: sqlite3.Connection | None = None
+        self._opened_file: tuple[int, int] | None = None
+        self._seen_change: object = None
+
+    async def latest(self, name: str, gate_digest: str) -> Policy | None:
+        return _first(await self.history(name, gate_digest, 1))
+
+    async def newest(self, name: str) -> Policy | None:
+        return _first(await self._run(lambda database: self._read(database, 1, _OF_NAME + _NEWEST_FIRST, name)))
+
+    async def next_version(self, name: str) -> int:
+        return 1 + await self._run(lambda database: _highest(database, name))
+
+    async def get(self, name: str, gate_digest: str, version: int) -> Policy | None:
+        if not 1 <= version <= MAX_VERSION:
+            return None
+        query = _OF_GATE + "AND version = ?"
+        return _first(await self._run(lambda database: self._read(database, 1, query, name, gate_digest, version)))
+
+    async def history(self, name: str, gate_digest: str, limit: int) -> list[Policy]:
+        query = _OF_GATE + _NEWEST_FIRST
+        return await self._run(lambda database: self._read(database, limit, query, name, gate_digest))
+
+    async def append(self, name: str, policy: Policy, *, expected_version: int | None) -> None:
+        await self._run(lambda database: self._append(database, name, policy, expected_version))
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Notices what another process wrote within CHANGE_CHECK_S."""
+        with suppress(TimeoutError, PolicyStoreDown):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    await asyncio.sleep(CHANGE_CHECK_S)
+                    if await self._run(self._changed):
+                        return
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+            self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise PolicyStoreDown(f"The policy store ({self._label}) is closed.")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
+        except (sqlite3.Error, OSError) as error:
+            detail = f"The policy store ({self._label}) failed: {error}."
+            raise PolicyStoreDown(detail, retry_after_s=RETRY_AFTER_S) from error
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return work(self._connect())
+        except (sqlite3.Error, OSError):
+            # The next call starts afresh: the disk may be back, or the file another one.
+            self._disconnect()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        # A file that was deleted or replaced under us would take writes that nobody ever sees again.
+        if self._database is not None and self._opened_file != _identity(self._path):
+            self._disconnect()
+        if self._database is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = _open_database(self._path)
+            self._opened_file = _identity(self._path)
+        return self._database
+
+    def _disconnect(self) -> None:
+        database, self._database, self._seen_change = self._database, None, None
+        if database is not None:
+            database.close()
+
+    def _changed(self, database: sqlite3.Connection) -> bool:
+        """Whether another connection has written since the last call; True after a reconnect."""
+        seen, self._seen_change = self._seen_change, database.execute("PRAGMA data_version").fetchone()
+        return bool(seen != self._seen_change)
+
+    def _read(self, database: sqlite3.Connection, limit: int, query: str, *values: str | int) -> list[Policy]:
+        found: list[Policy] = []
+        with closing(database.execute(query, values)) as rows:
+            for gate_digest, version, document in rows:
+                if policy := self._documents.read(document, gate_digest, version):
+                    found.append(policy)
+                if len(found) >= limit:
+                    break
+        return found
+
+    def _append(self, database: sqlite3.Connection, name: str, policy: Policy, expected_version: int | None) -> None:
+        gate = (name, policy.gate_digest)
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            latest = _first(self._read(database, 1, _OF_GATE + _NEWEST_FIRST, *gate))
+            _require(policy, latest=latest, expected_version=expected_version, highest=_highest(database, name))
+            database.execute(_INSERT, (*gate, policy.version, policy.model_dump_json()))
+            database.execute(_TRIM, (*gate, VERSIONS_KEPT))
+            database.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+            raise
+
+
+def _open_database(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    try:
+        database.text_factory = bytes  # text that is not UTF-8 is for _Documents to report
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a power cut
+        for statement in _SCHEMA:
+            database.execute(statement)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    return None
+
+
+def _highest(database: sqlite3.Connection, name: str) -> int:
+    row = database.execute("SELECT max(version) FROM policy_versions WHERE name = ?", (name,)).fetchone()
+    return row[0] or 0
+
+
+class RedisPolicyStore:
+    """A Redis server, 6.2 or later, that any number of replicas share. Nothing takes longer than `timeout_s`."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        """Connects on first use. Raises StartupError for options in the URL that the client does not know."""
+        self._timeout_s = timeout_s
+        parts = urlsplit(url)
+        self._label = f"Redis at {parts.hostname or 'localhost'}:{parts.port or 6379}"  # the URL may hold a password
+        self._documents = _Documents(self._label)
+        self._closed = False
+        self._subscription: PubSub | None = None
+        ours = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "retry": Retry(NoBackoff(), 0),  # LivePolicy is what tries again
+            "protocol": 2,  # replies of one shape, whatever the server
+            "decode_responses": False,
+        }
+        try:
+            pool = ConnectionPool.from_url(url, **ours)
+            pool.connection_kwargs |= ours  # what the URL says must not win
+            pool.connection_class(**pool.connection_kwargs)  # the only check of unknown options
+        except (ValueError, TypeError, redis_errors.RedisError) as error:
+            raise StartupError(f"REDIS_URL ({self._label}) has options that the client does not know.") from error
+        self._redis = Redis.from_pool(pool)
+
+    async def latest(self, name: str, gate_digest: str) -> Policy | None:
+        return _first(await self.history(name, gate_digest, 1))
+
+    async def newest(self, name: str) -> Policy | None:
+        async with self._connected() as redis:
+            for gate_digest, _ in await self._members(redis, _index_key(name), count=16):
+                if policies := await self._history(redis, name, gate_digest, 1):
+                    return policies[0]
+        return None
+
+    async def next_version(self, name: str) -> int:
+        async with self._connected() as redis:
+            return 1 + await self._highest(redis, name)
+
+    async def get(self, name: str, gate_digest: str, version: int) -> Policy | None:
+        async with self._connected() as redis:
+            for document, score in await self._members(redis, _gate_key(name, gate_digest), version, version):
+                if policy := self._documents.read(document, gate_digest.encode(), score):
+                    return policy
+        return None
+
+    async def history(self, name: str, gate_digest: str, limit: int) -> list[Policy]:
+        async with self._connected() as redis:
+            return await self._history(redis, name, gate_digest.encode(), limit)
+
+    async def append(self, name: str, policy: Policy, *, expected_version: int | None) -> None:
+        index, gate = _index_key(name), _gate_key(name, policy.gate_digest)
+        async with self._connected() as redis, redis.pipeline() as transaction:
+            await transaction.watch(index, gate)
+            latest = _first(await self._history(transaction, name, policy.gate_digest.encode(), 1))
+            highest = max(await self._highest(transaction, name), latest.version if latest else 0)
+            _require(policy, latest=latest, expected_version=expected_version, highest=highest)
+            strangers = [key for key in (index, gate) if not await self._is_ours(transaction, key)]
+            transaction.multi()  # type: ignore[no-untyped-call]  # redis leaves it untyped
+            for key in strangers:
+                transaction.rename(key, f"{key}:unreadable")
+            transaction.zadd(gate, {policy.model_dump_json(): policy.version})
+            transaction.zremrangebyrank(gate, 0, -VERSIONS_KEPT - 1)
+            transaction.zadd(index, {policy.gate_digest: policy.version})
+            transaction.publish(CHANNEL, name)
+            try:
+                await transaction.execute()
+            except redis_errors.WatchError as error:
+                raise VersionMismatch("The policy was changed at the same moment: read it again.") from error
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Woken by a message for each change; returns at once after subscribing, for what was missed until then."""
+        subscription = self._subscription
+        try:
+            if subscription is None:
+                await self._subscribe()
+            else:
+                await subscription.get_message(timeout=timeout_s)
+        except (redis_errors.RedisError, OSError, PolicyStoreDown):
+            await self._unsubscribe()
+            # A subscription that breaks is news; one that is refused leaves the caller to poll.
+            await asyncio.sleep(timeout_s if subscription is None else min(timeout_s, CHANGE_CHECK_S))
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._unsubscribe()
+        await self._redis.aclose()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Redis]:
+        if self._closed:
+            raise PolicyStoreDown(f"The policy store ({self._label}) is closed.")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield self._redis
+        except (redis_errors.RedisError, OSError) as error:
+            reason = next(words for kind, words in _REASONS.items() if isinstance(error, kind))
+            detail = f"The policy store ({self._label}) failed: {reason}."
+            raise PolicyStoreDown(detail, retry_after_s=RETRY_AFTER_S) from error
+
+    async def _subscribe(self) -> None:
+        async with self._connected() as redis:
+            self._subscription = redis.pubsub()
+            await self._subscription.subscribe(CHANNEL)
+            # The server's confirmation: a change made from now on is certain to wake us.
+            await self._subscription.get_message(timeout=None)
+
+    async def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with suppress(redis_errors.RedisError, OSError):
+                await subscription.aclose()  # type: ignore[no-untyped-call]  # redis leaves it untyped
+
+    async def _is_ours(self, redis: Redis, key: str) -> bool:
+        kind = await redis.type(key)
+        if kind not in (b"zset", b"none"):
+            self._documents.report(key.encode(), f"key {key!r}: it is a {kind!r}")
+            return False
+        return True
+
+    async def _members(
+        self, redis: Redis, key: str, low: int = 1, high: int = MAX_VERSION, *, start: int = 0, count: int = 16
+    ) -> list[tuple[bytes, float]]:
+        """With their scores, highest first; none of a key that is not a sorted set."""
+        if not await self._is_ours(redis, key):
+            return []
+        members = await redis.zrevrangebyscore(key, high, low, start=start, num=count, withscores=True)
+        return cast("list[tuple[bytes, float]]", members)
+
+    async def _history(self, redis: Redis, name: str, gate_digest: bytes, limit: int) -> list[Policy]:
+        found: list[Policy] = []
+        start = 0
+        while members := await self._members(redis, _gate_key(name, gate_digest), start=start, count=limit + 4):
+            for document, score in members:
+                if policy := self._documents.read(document, gate_digest, score):
+                    found.append(policy)
+                if len(found) >= limit:
+                    return found
+            start += len(members)
+        return found
+
+    async def _highest(self, redis: Redis, name: str) -> int:
+        return max([int(score) for _, score in await self._members(redis, _index_key(name), count=1)], default=0)
+
+
+def _index_key(name: str) -> str:
+    """Percent-encoded, so that no name can reach another name's keys."""
+    return f"gatekeeper:policy:{{{quote(name, safe='')}}}"
+
+
+def _gate_key(name: str, gate_digest: str | bytes) -> str:
+    return f"{_index_key(name)}:{quote(gate_digest, safe='')}"

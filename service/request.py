@@ -1,0 +1,92 @@
+"""What every request gets, as plain ASGI: an id, its time in the metrics, and while stopping a hint to go elsewhere.
+
+BaseHTTPMiddleware would cost as much as the rest of an accepted request.
+"""
+
+import logging
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
+
+logger = logging.getLogger("service.access")
+VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+PRIVATE = ("/admin", "/metrics", "/console")
+HEALTH = ("/livez", "/readyz")
+
+
+class RequestMiddleware:
+    """Outermost of ours. `routes` are the paths that may become a metric label; the rest is `other`."""
+
+    def __init__(self, app: ASGIApp, *, routes: frozenset[str], access_log: bool) -> None:
+        self._app = app
+        self._routes = routes
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = _given_id(scope) or os.urandom(8).hex()
+        scope["gatekeeper.request_id"] = request_id
+        runtime: Runtime = scope["app"].state.runtime
+        header = (b"x-request-id", request_id.encode())
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append(header)
+                if runtime.draining:  # a kept-alive client would find its connection closed in the middle of a send
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - began
+            path = scope["path"]
+            route = path if path in self._routes else "other"
+            runtime.metrics.observe_request(route, status, seconds)
+            if self._access_log:
+                logger.info(
+                    "request",
+                    extra={
+                        "request_id": request_id,
+                        "method": scope["method"],
+                        "route": route,
+                        "status": status,
+                        "ms": round(seconds * 1000, 3),
+                    },
+                )
+
+
+class PortMiddleware:
+    """With an admin port: /admin, /metrics and /console are found there alone, all else on the main port alone."""
+
+    def __init__(self, app: ASGIApp, *, admin_port: int) -> None:
+        self._app = app
+        self._admin_port = admin_port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in HEALTH:
+            on_admin_port = scope["server"] is not None and scope["server"][1] == self._admin_port
+            if scope["path"].startswith(PRIVATE) != on_admin_port:
+                # Nothing is routed at the empty path: the answer is the ordinary 404.
+                scope = {**scope, "path": "", "raw_path": b""}
+        await self._app(scope, receive, send)
+
+
+def _given_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and VALID_ID.fullmatch(value):
+            given: str = value.decode()
+            return given
+    return None

@@ -1,0 +1,251 @@
+"""Composition root: what one process is made of, opened in order and closed in reverse. Nobody else builds these."""
+
+import asyncio
+import logging
+import math
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import torch
+
+from models.bundle import Bundle, Calibration, load_bundle
+from models.calibrate import expectation
+from models.classifier import TextClassifier, load_classifier
+from models.confidence import SCORES
+from models.errors import BundleError
+from service.api.admin import RemoteStatus, Status, StoreStatus
+from service.batcher import Batcher
+from service.cascade import Cascade, Classifier, LargeModel, Prediction
+from service.errors import StartupError
+from service.metrics import EdgeMetrics, Metrics
+from service.policy import LivePolicy, Policy
+from service.policy_store import open_policy_store
+from service.remote import GatekeeperRemote, Remote, RemoteLimits
+from service.settings import EdgeSettings, LargeSettings
+
+logger = logging.getLogger(__name__)
+
+INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
+LABELS_RETRY_S = 2.0
+
+
+class Runtime:
+    """What both services have: a bundle, its model behind a batcher, metrics."""
+
+    role: Literal["edge", "large"]
+    classifier: Classifier
+    metrics: Metrics
+
+    def __init__(self, settings: EdgeSettings | LargeSettings, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.name = bundle.manifest.name
+        self.labels = bundle.manifest.labels
+        score = SCORES[bundle.manifest.score]
+        self.threshold_range = (score.low, score.high)
+        self.draining = False
+        self.started_at = time.monotonic()
+        self.batcher: Batcher[str, Prediction]
+        self._model_timeout_s = settings.model_timeout_s
+
+    def hanging_s(self) -> float:
+        """How long the model has been at one batch, once that is too long; else 0."""
+        busy_s = self.batcher.busy_s()
+        return busy_s if busy_s > self._model_timeout_s else 0.0
+
+
+class EdgeRuntime(Runtime):
+    """The edge: a cascade under a policy."""
+
+    role = "edge"
+    metrics: EdgeMetrics
+    policy: LivePolicy
+
+    def __init__(self, settings: EdgeSettings, bundle: Bundle, calibration: Calibration | None) -> None:
+        super().__init__(settings, bundle)
+        self.settings = settings
+        self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
+        self.labels_match: bool | None = None
+        self.store_up = False
+        self.remote: Remote
+        self._calibration = calibration
+
+    def on_policy(self, policy: Policy) -> None:
+        """Show a new policy in the metrics."""
+        self.metrics.threshold.set(policy.threshold)
+        self.metrics.policy_version.set(policy.version)
+        if self._calibration is not None:
+            expected = self._calibration.deferral_ratio(policy.threshold) if policy.deferral == "on" else 0.0
+            self.metrics.expected_deferral_ratio.set(expected)
+
+    def on_store_up(self, up: bool) -> None:
+        """Show whether the policy store answers."""
+        self.store_up = up
+        self.metrics.set_store_up(up)
+
+    def status(self) -> Status:
+        """GET /admin/v1/status."""
+        policy = self.policy.snapshot
+        calibration = self._calibration
+        expected = None if calibration is None else expectation(calibration, policy.threshold)
+        recent = self.metrics.recent.value()
+        return Status(
+            model=self.name,
+            gate_digest=self.bundle.gate_digest,
+            version=code_version(),
+            uptime_s=round(time.monotonic() - self.started_at, 3),
+            draining=self.draining,
+            policy=policy,
+            policy_store=StoreStatus(kind="redis" if self.settings.redis_url else "sqlite", up=self.store_up),
+            remote=RemoteStatus(
+                url=_without_password(self.settings),
+                breaker_open=self.remote.breaker_open,
+                labels_match=self.labels_match,
+            ),
+            deferral_ratio=None if math.isnan(recent) else recent,
+            expected_deferral_ratio=None if expected is None else expected.deferral_ratio,
+            expected_joint_accuracy=None if expected is None else expected.joint_accuracy,
+            runner=self.batcher.runner,
+            queue_depth=self.batcher.depth,
+        )
+
+
+class LargeRuntime(Runtime):
+    """The large-model service: one model, no gate."""
+
+    role = "large"
+
+    def __init__(self, settings: LargeSettings, bundle: Bundle) -> None:
+        super().__init__(settings, bundle)
+        self.settings = settings
+        self.metrics = Metrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
+
+
+@asynccontextmanager
+async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
+    """Everything of the edge, closed in reverse order. Raises StartupError."""
+    bundle, model = _load(settings)
+    try:
+        runtime = EdgeRuntime(settings, bundle, bundle.read_calibration())
+    except BundleError as error:
+        raise StartupError(str(error)) from error
+    runtime.batcher = _batcher(settings, model, runtime.metrics)
+    store = open_policy_store(settings)
+    redis = settings.redis_url is not None
+    runtime.policy = LivePolicy(
+        store,
+        name=bundle.manifest.name,
+        gate_digest=bundle.gate_digest,
+        default_threshold=bundle.manifest.default_threshold,
+        threshold_range=runtime.threshold_range,
+        last_good_path=settings.policy_path.parent / f"last-good-{bundle.manifest.name}.json" if redis else None,
+        poll_s=settings.policy_poll_s,
+        on_change=runtime.on_policy,
+        on_store_up=runtime.on_store_up,
+    )
+    runtime.remote = remote = GatekeeperRemote(
+        str(settings.remote_url).rstrip("/"),
+        RemoteLimits(
+            max_concurrency=settings.remote_max_concurrency,
+            connect_timeout_s=settings.remote_connect_timeout_s,
+            max_response_bytes=settings.remote_max_response_bytes,
+            breaker_failures=settings.breaker_failures,
+            breaker_open_s=settings.breaker_open_s,
+        ),
+        runtime.metrics.observe_remote,
+    )
+    runtime.metrics.watch_breaker(lambda: remote.breaker_open)
+    runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, remote, runtime.metrics)
+    await runtime.policy.start()
+    meeting = asyncio.create_task(_compare_labels(runtime), name="first contact")
+    try:
+        yield runtime
+    finally:
+        meeting.cancel()
+        await asyncio.gather(meeting, return_exceptions=True)
+        await remote.aclose()
+        await runtime.policy.close()
+        await store.close()
+        await runtime.batcher.aclose()
+
+
+@asynccontextmanager
+async def open_large(settings: LargeSettings) -> AsyncIterator[LargeRuntime]:
+    """Everything of the large-model service. Raises StartupError."""
+    bundle, model = _load(settings)
+    runtime = LargeRuntime(settings, bundle)
+    runtime.batcher = _batcher(settings, model, runtime.metrics)
+    runtime.classifier = LargeModel(runtime.labels, runtime.batcher, runtime.metrics)
+    try:
+        yield runtime
+    finally:
+        await runtime.batcher.aclose()
+
+
+def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, TextClassifier]:
+    torch.set_num_threads(settings.torch_threads)
+    try:
+        bundle = load_bundle(settings.bundle)
+        return bundle, load_classifier(bundle)
+    except BundleError as error:
+        raise StartupError(str(error)) from error
+
+
+def _batcher(
+    settings: EdgeSettings | LargeSettings, model: TextClassifier, metrics: Metrics
+) -> Batcher[str, Prediction]:
+    runner: Literal["inline", "thread"]
+    if settings.runner == "auto":
+        runner = "inline" if _forward_s(model.predict, settings.max_batch_items) < INLINE_BELOW_S else "thread"
+    else:
+        runner = settings.runner
+    batcher: Batcher[str, Prediction] = Batcher(
+        model.predict,
+        runner=runner,
+        max_batch_items=settings.max_batch_items,
+        # One request of max_items must always fit into an empty queue.
+        max_queue_items=max(settings.max_queue_items, settings.max_items),
+        on_batch=metrics.observe_batch,
+    )
+    metrics.watch_queue(lambda: batcher.depth)
+    return batcher
+
+
+def _forward_s(predict: Callable[[list[str]], Sequence[Prediction]], items: int) -> float:
+    """Median seconds of a batch of short texts, after a warm-up that any first request would pay for."""
+    texts = ["what is the balance of my savings account today"] * items
+    seconds = []
+    for _ in range(8):
+        began = time.perf_counter()
+        predict(texts)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[3:])
+
+
+async def _compare_labels(runtime: EdgeRuntime) -> None:
+    """At first contact, warn where the large model answers with labels that the small one does not have."""
+    while True:
+        theirs = await runtime.remote.labels()
+        if theirs is not None:
+            break
+        await asyncio.sleep(LABELS_RETRY_S)
+    runtime.labels_match = set(theirs) == set(runtime.labels)
+    if not runtime.labels_match:
+        differing = sorted(set(theirs) ^ set(runtime.labels))
+        logger.warning("labels of the large model differ", extra={"differing": differing[:10], "count": len(differing)})
+
+
+def _without_password(settings: EdgeSettings) -> str:
+    url = settings.remote_url
+    port = f":{url.port}" if url.port else ""
+    return f"{url.scheme}://{url.host}{port}{(url.path or '').rstrip('/')}"
+
+
+def code_version() -> str:
+    """The version of the installed package."""
+    with suppress(PackageNotFoundError):
+        return version("gatekeeper-cascade")
+    return "unknown"

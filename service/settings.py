@@ -1,0 +1,58 @@
+"""Settings: what needs a restart. Read once, from flags and GATEKEEPER_ variables; every number bounded.
+
+What an operator may change while the service runs is the policy (policy.py), not a setting.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AnyHttpUrl, Field, RedisDsn, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PACKAGED_BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
+
+
+class _CommonSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="GATEKEEPER_", extra="ignore", frozen=True, populate_by_name=True)
+
+    max_items: int = Field(256, ge=1, le=10_000, description="items in one request; more is 413")
+    max_text_chars: int = Field(8_192, ge=1, le=1_000_000, description="a longer text is cut before tokenising")
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
+    max_queue_items: int = Field(2_048, ge=1, le=1_000_000, description="waiting items; above: 429. At least max_items")
+    max_batch_items: int = Field(32, ge=1, le=4_096)
+    runner: Literal["auto", "inline", "thread"] = Field("auto", description="where the model's forward pass runs")
+    model_timeout_s: float = Field(60.0, gt=0, le=3_600, description="a batch longer than this turns /livez red")
+    torch_threads: int = Field(1, ge=1, le=256)
+    drain_s: float = Field(2.0, ge=0, le=600, description="after SIGTERM: not ready, but still accepting")
+    shutdown_timeout_s: float = Field(30.0, gt=0, le=600, description="in-flight requests may take this long to finish")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json")
+    access_log: bool = Field(False, description="one line per request")
+
+
+class EdgeSettings(_CommonSettings):
+    """Of `gatekeeper serve`."""
+
+    bundle: Path = PACKAGED_BUNDLES / "clinc150-small"
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    remote_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8001")
+    remote_max_concurrency: int = Field(64, ge=1, le=10_000)
+    remote_connect_timeout_s: float = Field(1.0, gt=0, le=60)
+    remote_max_response_bytes: int = Field(8 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
+    breaker_failures: int = Field(5, ge=1, le=1_000, description="failures in a row that open the breaker")
+    breaker_open_s: float = Field(2.0, gt=0, le=600, description="then one probe is let through")
+    admin_token: SecretStr | None = Field(None, min_length=8, description="without it the admin routes answer 404")
+    admin_port: int | None = Field(None, ge=0, le=65_535, description="/admin and /metrics on a listener of their own")
+    policy_path: Path = Path(".gatekeeper/policy.db")
+    policy_poll_s: float = Field(1.0, gt=0, le=60, description="how often a replica looks for others' changes")
+    redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL")
+    redis_timeout_s: float = Field(1.0, gt=0, le=60)
+
+
+class LargeSettings(_CommonSettings):
+    """Of `gatekeeper serve-large`."""
+
+    bundle: Path = Field(PACKAGED_BUNDLES / "clinc150-large", validation_alias="GATEKEEPER_LARGE_BUNDLE")
+    host: str = Field("127.0.0.1", validation_alias="GATEKEEPER_LARGE_HOST")
+    port: int = Field(8001, ge=0, le=65_535, validation_alias="GATEKEEPER_LARGE_PORT")
