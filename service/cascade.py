@@ -194,7 +194,12 @@ class Cascade:
             timeout_s = min(timeout_s, left_s)
         asked = asyncio.ensure_future(
             self._remote.classify(
-                texts, top_k=call.top_k, timeout_s=timeout_s, hops=call.hops + 1, request_id=call.request_id
+                texts,
+                top_k=call.top_k,
+                timeout_s=timeout_s,
+                hops=call.hops + 1,
+                request_id=call.request_id,
+                own_deadline=own_deadline,
             )
         )
         try:

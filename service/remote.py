@@ -74,11 +74,19 @@ class Remote(Protocol):
         ...
 
     async def classify(
-        self, texts: Sequence[str], *, top_k: int, timeout_s: float, hops: int, request_id: str
+        self,
+        texts: Sequence[str],
+        *,
+        top_k: int,
+        timeout_s: float,
+        hops: int,
+        request_id: str,
+        own_deadline: bool = False,
     ) -> list[RemoteAnswer]:
         """One answer per text, in order. Raises nothing but RemoteError's subclasses (and CancelledError).
 
-        `timeout_s` bounds the whole call, waiting and retry included. `hops` and `request_id` are sent as given, but
+        `timeout_s` bounds the whole call, waiting and retry included; `own_deadline` says that it is the client's
+        choice, so that running out of it says nothing about the large model. `hops` and `request_id` are sent as given, but
         for characters that no header can hold.
         """
         ...
@@ -150,6 +158,7 @@ class _Call:
     deadline: float  # in the event loop's time
     texts: int
     top_k: int
+    own_deadline: bool
 
 
 class GatekeeperRemote:
@@ -190,7 +199,14 @@ class GatekeeperRemote:
         return self._refused(wait_s) if wait_s > 0.0 else None
 
     async def classify(
-        self, texts: Sequence[str], *, top_k: int, timeout_s: float, hops: int, request_id: str
+        self,
+        texts: Sequence[str],
+        *,
+        top_k: int,
+        timeout_s: float,
+        hops: int,
+        request_id: str,
+        own_deadline: bool = False,
     ) -> list[RemoteAnswer]:
         if not texts:
             return []
@@ -211,6 +227,7 @@ class GatekeeperRemote:
             deadline=now() + timeout_s,
             texts=len(texts),
             top_k=top_k,
+            own_deadline=own_deadline,
         )
         async with self._slot(timeout_s * SLOT_SHARE):
             # The second is for cleaning up: a probe reports by itself, the lease is for one that cannot.
@@ -259,6 +276,8 @@ class GatekeeperRemote:
         except (RemoteLimit, _Rejected):
             raise
         except RemoteError as error:
+            if call.own_deadline and isinstance(error, RemoteTimeout):
+                raise  # else a client with a deadline of 1 ms could open the breaker for all
             if self._breaker.failed(permit):
                 logger.warning("the breaker opens: %s (%r)", error.detail, error.__cause__ or error.reason)
             raise
@@ -343,7 +362,7 @@ async def _exchanged(request: httpx.Request, transport: httpx.AsyncBaseTransport
         raise _translated(error) from error
     try:
         async with aclosing(response):
-            _check_head(response)
+            _check_head(request, response)
             return await _read(response, max_bytes)
     except (httpx.HTTPError, aiohttp.ClientError) as error:
         raise RemoteBadAnswer("the large model's answer broke off") from error
@@ -370,7 +389,10 @@ def _translated(error: Exception) -> RemoteError:
             return RemoteUnavailable("the large model cannot be reached")
 
 
-def _check_head(response: httpx.Response) -> None:
+def _check_head(request: httpx.Request, response: httpx.Response) -> None:
+    # A late answer on a kept-alive connection would be taken for this request's: the id tells them apart.
+    if response.headers.get("x-request-id", sent := request.headers.get("x-request-id")) != sent:
+        raise RemoteBadAnswer("the large model answered another request")
     status = response.status_code
     if status != httpx.codes.OK:
         default = RemoteUnavailable if status >= httpx.codes.INTERNAL_SERVER_ERROR else RemoteBadAnswer

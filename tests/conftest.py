@@ -1,0 +1,37 @@
+"""Fixtures that several test files share. Services are real processes, started once a session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from processes import Service, spawn, spawn_edge, stopping
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The packaged large model; no test may stop it."""
+    service = spawn("serve-large", tmp_path_factory.mktemp("large") / "large.log")
+    with stopping(service):
+        service.wait_ready()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def edge(tmp_path_factory: pytest.TempPathFactory, large: Service) -> Iterator[Service]:
+    """The packaged small model in front of it; no test may stop it, or leave its policy changed."""
+    service = spawn_edge(tmp_path_factory.mktemp("edge"), large.url)
+    with stopping(service):
+        service.wait_ready()
+        yield service
+
+
+@pytest.fixture
+def client(edge: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=edge.url, timeout=20.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def bundles() -> Path:
+    return Path(__file__).resolve().parent.parent / "models" / "bundles"
