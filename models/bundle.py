@@ -91,6 +91,12 @@ class Calibration:
         """Share of the calibration items that the gate would defer at this threshold."""
         return float((self.confidence < threshold).mean())
 
+    def joint_accuracy(self, threshold: float) -> float | None:
+        """Accuracy of the cascade on the calibration items; None where the large model's answers are unknown."""
+        if self.large_correct is None:
+            return None
+        return float(np.where(self.confidence < threshold, self.large_correct, self.small_correct).mean())
+
 
 @dataclass(frozen=True)
 class Bundle:

@@ -105,10 +105,7 @@ def threshold_for_accuracy(calibration: Calibration, accuracy: float, score: str
 
 def expectation(calibration: Calibration, threshold: float) -> Choice:
     """What the calibration data expect of a given threshold."""
-    deferred = calibration.confidence < threshold
-    large = calibration.large_correct
-    joint = None if large is None else float(np.where(deferred, large, calibration.small_correct).mean())
-    return Choice(threshold, float(deferred.mean()), joint)
+    return Choice(threshold, calibration.deferral_ratio(threshold), calibration.joint_accuracy(threshold))
 
 
 def _choice(calibration: Calibration, deferred: int, score: str) -> Choice:

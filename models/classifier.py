@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-import models.architectures  # noqa: F401  registers our nets with the Auto classes
+from models.architectures import FoldedTextNet, TextNet  # importing them registers our nets with the Auto classes
 from models.bundle import WEIGHTS, Base, Bundle, file_sha256
 from models.confidence import SCORES
 from models.errors import BundleError
@@ -96,18 +96,30 @@ def load_tokenizer(path: Path, max_tokens: int, pad_id: int) -> Tokenizer:
 class _TransformersLogits:
     """A sequence classifier of transformers behind its fast tokenizer."""
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, empty_id: int) -> None:
-        self._model = model
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, empty_id: int) -> None:
+        self._forward = _forward_of(model)
         self._tokenizer = tokenizer
         self._empty_id = empty_id
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         encodings = self._tokenizer.encode_batch_fast(list(texts))
-        input_ids = torch.tensor([encoding.ids for encoding in encodings])
-        if input_ids.numel() == 0:  # nothing but white space in the whole batch
-            input_ids = torch.full((len(texts), 1), self._empty_id)
-        attention_mask = torch.tensor([encoding.attention_mask for encoding in encodings])
-        return cast("Tensor", self._model(input_ids=input_ids, attention_mask=attention_mask).logits)
+        ids = [encoding.ids for encoding in encodings]
+        masks = [encoding.attention_mask for encoding in encodings]
+        if not all(mask and mask[0] for mask in masks):
+            # A text without a single token, such as white space, would be judged by its padding, and so by its batch.
+            ids = [
+                row if mask and mask[0] else [self._empty_id, *row[1:]] for row, mask in zip(ids, masks, strict=True)
+            ]
+            masks = [mask if mask and mask[0] else [1, *mask[1:]] for mask in masks]
+        return self._forward(torch.tensor(ids), torch.tensor(masks))
+
+
+def _forward_of(model: PreTrainedModel) -> Callable[[Tensor, Tensor], Tensor]:
+    """(input_ids, attention_mask) -> logits, by the quickest way the architecture has."""
+    if isinstance(model, TextNet):
+        folded = FoldedTextNet(model)
+        return lambda input_ids, _: cast("Tensor", folded(input_ids))
+    return lambda input_ids, mask: cast("Tensor", model(input_ids=input_ids, attention_mask=mask).logits)
 
 
 def _load_transformers(bundle: Bundle) -> _TransformersLogits:

@@ -58,7 +58,6 @@ def _create(
             Middleware(RequestMiddleware, routes=frozenset(routes), access_log=settings.access_log),
             *middleware,
         ],
-        max_body_size=settings.max_body_bytes,
     )
     app.state.request_documents = ()
     install_problems(app)

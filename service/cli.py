@@ -68,6 +68,7 @@ def _add_listener(parser: argparse.ArgumentParser, prefix: str, port: str) -> No
 def run_serve(arguments: argparse.Namespace) -> int:
     """`gatekeeper serve`."""
     settings = _settings(EdgeSettings, arguments, ("bundle", "host", "port", "remote_url"))
+    from models.bundle import load_bundle
     from service.logs import configure_logs
     from service.server import bind, run
 
@@ -77,6 +78,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     if settings.admin_port is not None:
         sockets.append(bind(settings.host, settings.admin_port))
         admin_port = sockets[1].getsockname()[1]
+    load_bundle(settings.bundle)  # again at the end of the start; a damaged one is told before torch is loaded
     _prepare_libraries()
     from service.app import create_app
 
@@ -87,11 +89,13 @@ def run_serve(arguments: argparse.Namespace) -> int:
 def run_serve_large(arguments: argparse.Namespace) -> int:
     """`gatekeeper serve-large`."""
     settings = _settings(LargeSettings, arguments, ("bundle", "host", "port"))
+    from models.bundle import load_bundle
     from service.logs import configure_logs
     from service.server import bind, run
 
     configure_logs(settings, "large")
     sockets = [bind(settings.host, settings.port)]
+    load_bundle(settings.bundle)
     _prepare_libraries()
     from service.app import create_large_app
 

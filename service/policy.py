@@ -183,6 +183,7 @@ class LivePolicy:
         self._on_store_up = on_store_up
         # Writes and rounds of the follower take turns: a round that read before a write must not act after it.
         self._turn = asyncio.Lock()
+        self._closing = False
         self._store_up: bool | None = None
         self._follower: asyncio.Task[None] | None = None
         self._saved: Policy | None = None
@@ -204,6 +205,8 @@ class LivePolicy:
 
     async def close(self) -> None:
         """Stops following. The snapshot stays readable."""
+        # Python 3.11's asyncio.wait_for, which redis uses, can swallow a cancellation: then the flag ends the loop.
+        self._closing = True
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
@@ -330,7 +333,7 @@ class LivePolicy:
 
     async def _follow(self) -> None:
         failures = 0
-        while True:
+        while not self._closing:
             try:
                 await self._pause(failures)
                 failures = 0 if await self._sync() else failures + 1

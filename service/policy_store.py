@@ -37,11 +37,11 @@ CHANNEL = "gatekeeper:policy:changes"
 
 T = TypeVar("T")
 
-_SCHEMA = (
+_TABLE = (
     "CREATE TABLE IF NOT EXISTS policy_versions (name TEXT NOT NULL, gate_digest TEXT NOT NULL, version INTEGER"
-    " NOT NULL CHECK (typeof(version) = 'integer'), document TEXT NOT NULL, PRIMARY KEY (name, version))",
-    "CREATE INDEX IF NOT EXISTS policy_versions_by_gate ON policy_versions (name, gate_digest, version)",
+    " NOT NULL CHECK (typeof(version) = 'integer'), document TEXT NOT NULL, PRIMARY KEY (name, version))"
 )
+_INDEX = "CREATE INDEX IF NOT EXISTS policy_versions_by_gate ON policy_versions (name, gate_digest, version)"
 _OF_NAME = "SELECT gate_digest, version, document FROM policy_versions WHERE name = ? "
 _OF_GATE = _OF_NAME + "AND gate_digest = ? "
 _NEWEST_FIRST = "ORDER BY version DESC"
@@ -235,8 +235,8 @@ def _open_database(path: Path) -> sqlite3.Connection:
         database.text_factory = bytes  # text that is not UTF-8 is for _Documents to report
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a power cut
-        for statement in _SCHEMA:
-            database.execute(statement)
+        database.execute(_TABLE)
+        database.execute(_INDEX)
     except BaseException:
         database.close()
         raise
@@ -256,7 +256,8 @@ def _highest(database: sqlite3.Connection, name: str) -> int:
 
 
 class RedisPolicyStore:
-    """A Redis server, 6.2 or later, that any number of replicas share. Nothing takes longer than `timeout_s`."""
+    """A Redis server, 6.2 or later, that any number of replicas share. A call gives up after `timeout_s`; cleaning up
+    after it may take as long again."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         """Connects on first use. Raises StartupError for options in the URL that the client does not know."""

@@ -391,7 +391,8 @@ def _translated(error: Exception) -> RemoteError:
 
 def _check_head(request: httpx.Request, response: httpx.Response) -> None:
     # A late answer on a kept-alive connection would be taken for this request's: the id tells them apart.
-    if response.headers.get("x-request-id", sent := request.headers.get("x-request-id")) != sent:
+    sent, answered = request.headers.get("x-request-id"), response.headers.get("x-request-id")
+    if sent is not None and answered not in (None, sent):
         raise RemoteBadAnswer("the large model answered another request")
     status = response.status_code
     if status != httpx.codes.OK:

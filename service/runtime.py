@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 
 from models.bundle import Bundle, Calibration, load_bundle
-from models.calibrate import expectation
 from models.classifier import TextClassifier, load_classifier
 from models.confidence import SCORES
 from models.errors import BundleError
@@ -78,8 +77,7 @@ class EdgeRuntime(Runtime):
         self.metrics.threshold.set(policy.threshold)
         self.metrics.policy_version.set(policy.version)
         if self._calibration is not None:
-            expected = self._calibration.deferral_ratio(policy.threshold) if policy.deferral == "on" else 0.0
-            self.metrics.expected_deferral_ratio.set(expected)
+            self.metrics.expected_deferral_ratio.set(self._calibration.deferral_ratio(_in_force(policy)))
 
     def on_store_up(self, up: bool) -> None:
         """Show whether the policy store answers."""
@@ -90,7 +88,6 @@ class EdgeRuntime(Runtime):
         """GET /admin/v1/status."""
         policy = self.policy.snapshot
         calibration = self._calibration
-        expected = None if calibration is None else expectation(calibration, policy.threshold)
         recent = self.metrics.recent.value()
         return Status(
             model=self.name,
@@ -106,8 +103,8 @@ class EdgeRuntime(Runtime):
                 labels_match=self.labels_match,
             ),
             deferral_ratio=None if math.isnan(recent) else recent,
-            expected_deferral_ratio=None if expected is None else expected.deferral_ratio,
-            expected_joint_accuracy=None if expected is None else expected.joint_accuracy,
+            expected_deferral_ratio=calibration.deferral_ratio(_in_force(policy)) if calibration else None,
+            expected_joint_accuracy=calibration.joint_accuracy(_in_force(policy)) if calibration else None,
             runner=self.batcher.runner,
             queue_depth=self.batcher.depth,
         )
@@ -236,6 +233,11 @@ async def _compare_labels(runtime: EdgeRuntime) -> None:
     if not runtime.labels_match:
         differing = sorted(set(theirs) ^ set(runtime.labels))
         logger.warning("labels of the large model differ", extra={"differing": differing[:10], "count": len(differing)})
+
+
+def _in_force(policy: Policy) -> float:
+    """The threshold that the gate works with: with deferral off it accepts everything."""
+    return policy.threshold if policy.deferral == "on" else -math.inf
 
 
 def _without_password(settings: EdgeSettings) -> str:

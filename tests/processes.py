@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-TOKEN = "a-token-for-tests"  # noqa: S105
+TOKEN = "a-token-for-tests"
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.problems import parse_json, problem_responses
+from service.api.body import parse_json, read_body
+from service.api.problems import problem_responses
 from service.errors import (
     NotFound,
     PreconditionRequired,
@@ -19,6 +20,7 @@ from service.policy import Policy, PolicyPatch, PolicyReplacement
 
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 UPDATED_BY = "admin"
+MAX_BODY_BYTES = 64 * 1024
 
 
 class Rollback(BaseModel):
@@ -150,7 +152,7 @@ async def _json_body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES:
         raise UnsupportedMediaType("send JSON with Content-Type: application/json")
-    return await request.body()
+    return await read_body(request, MAX_BODY_BYTES)
 
 
 def _if_match(request: Request) -> int | None:

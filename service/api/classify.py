@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect
 
-from service.api.problems import Problem, parse_json, problem_responses
+from service.api.body import parse_json, read_body
+from service.api.problems import Problem, problem_responses
 from service.cascade import MAX_HOPS, Answer, Call, Output
-from service.errors import ClientGone, InvalidRequest, Overloaded, TooLarge, TooManyHops
+from service.errors import InvalidRequest, Overloaded, TooLarge, TooManyHops
 from service.gate import Reason, Route
 
 HARD_TEXT_FACTOR = 8  # a text this many times over the cut is a mistake, not a long text
@@ -133,11 +133,7 @@ async def classify(request: Request) -> Response:
     if runtime.batcher.full:
         raise Overloaded("the queue is full: try again", retry_after_s=1)
     hops = _hops(request)
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise ClientGone("the client left in the middle of its body") from None
-    asked = parse_json(ClassifyRequest, body)
+    asked = parse_json(ClassifyRequest, await read_body(request, runtime.settings.max_body_bytes))
     texts, truncated = _texts(asked.inputs, runtime.settings.max_items, runtime.settings.max_text_chars)
     parameters = asked.parameters
     if parameters.threshold is not None:

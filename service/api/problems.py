@@ -3,20 +3,18 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, to_json
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from service.errors import GatekeeperError, InvalidRequest, MalformedRequest, TooLarge
+from service.api.body import invalid
+from service.errors import GatekeeperError
 
 logger = logging.getLogger(__name__)
-
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Problem(BaseModel):
@@ -56,15 +54,13 @@ def install_problems(app: FastAPI) -> None:
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         status = error.status_code
-        if status == TooLarge.status:
-            return await on_gatekeeper_error(request, TooLarge("the body is larger than this service takes: send less"))
         phrase = HTTPStatus(status).phrase
         request.app.state.runtime.metrics.count_rejected(phrase.lower().replace(" ", "-"))
         return _answer(request, "about:blank", phrase, status, str(error.detail), None, error.headers)
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return await on_gatekeeper_error(request, _invalid([_plain(entry) for entry in error.errors()]))
+        return await on_gatekeeper_error(request, invalid([_plain(entry) for entry in error.errors()]))
 
     async def on_anything(request: Request, _: Exception) -> Response:
         return problem(request, GatekeeperError("an error of the service, not of the request; it has been logged"))
@@ -96,24 +92,6 @@ def _answer(
     body = Problem(type=kind, title=title, status=status, detail=detail, request_id=_request_id(request), errors=errors)
     content = to_json(body.model_dump(exclude_none=True))
     return Response(content, status, headers, media_type="application/problem+json")
-
-
-def parse_json(model: type[Model], body: bytes) -> Model:
-    """The body as that document. Raises MalformedRequest (not JSON) or InvalidRequest (JSON, but not the contract)."""
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        # Without `input` and `url`: an answer must not repeat a megabyte, nor a caller's text.
-        details = error.errors(include_url=False, include_input=False, include_context=False)
-        if details[0]["type"] == "json_invalid":
-            raise MalformedRequest(f"the body cannot be read as JSON in UTF-8: {details[0]['msg']}") from None
-        raise _invalid(details[:20]) from None
-
-
-def _invalid(details: list[ErrorDetails] | list[dict[str, Any]]) -> InvalidRequest:
-    first = details[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the body"
-    return InvalidRequest(f"{where}: {first['msg']}", errors=[dict(entry) for entry in details])
 
 
 def _plain(entry: Any) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Read a request's body within its limit, and parse it.
+
+FastAPI's own max_body_size answers in plain text and before the request has its id; our errors are problems.
+"""
+
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect
+
+from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body. Raises TooLarge, before reading it where its length is announced, or ClientGone."""
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal() or int(announced) > max_bytes:
+        raise TooLarge(f"the body has {announced} bytes and this service takes {max_bytes:,}: send less")
+    chunks, size = [], 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > max_bytes:
+                raise TooLarge(f"the body has more than the {max_bytes:,} bytes that this service takes: send less")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ClientGone("the client left in the middle of its body") from None
+    return b"".join(chunks)
+
+
+def parse_json(model: type[Model], body: bytes) -> Model:
+    """The body as that document. Raises MalformedRequest (not JSON) or InvalidRequest (JSON, but not the contract)."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        # Without `input` and `url`: an answer must not repeat a megabyte, nor a caller's text.
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+        if details[0]["type"] == "json_invalid":
+            raise MalformedRequest(f"the body cannot be read as JSON in UTF-8: {details[0]['msg']}") from None
+        raise invalid(details[:20]) from None
+
+
+def invalid(details: list[ErrorDetails] | list[dict[str, Any]]) -> InvalidRequest:
+    """What pydantic found wrong: the first in words, all of them in `errors`."""
+    first = details[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the body"
+    return InvalidRequest(f"{where}: {first['msg']}", errors=[dict(entry) for entry in details])

@@ -1,0 +1,131 @@
+"""The admin API of a running edge: the policy's whole life over HTTP."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from processes import TOKEN, admin
+
+from service.api.problems import Problem
+from service.policy import Policy
+
+ODD = "asdf qwer zxcv"
+
+
+@pytest.fixture(autouse=True)
+def restored(client: httpx.Client) -> Iterator[None]:
+    """Each test leaves the policy's fields as it found them."""
+    before = admin(client, "GET", "policy").json()
+    yield
+    fields = {key: before[key] for key in ("threshold", "deferral", "on_remote_failure", "remote_timeout_s", "note")}
+    assert admin(client, "PATCH", "policy", json=fields).status_code == 200
+
+
+def decision(client: httpx.Client, text: str = ODD) -> tuple[str, str | None]:
+    output = client.post("/v1/classify", json={"inputs": text}).json()["outputs"][0]
+    return output["decision"], output["reason"]
+
+
+def test_the_policy_is_read_with_its_version_as_etag(client: httpx.Client) -> None:
+    response = admin(client, "GET", "policy")
+    policy = Policy.model_validate_json(response.content)
+    assert response.headers["etag"] == f'"{policy.version}"'
+    assert policy.gate_digest == client.get("/v1/models").json()["data"][0]["gate_digest"]
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/merge-patch+json"])
+def test_a_patched_threshold_decides_from_the_next_request_on(client: httpx.Client, media_type: str) -> None:
+    before = admin(client, "GET", "policy").json()
+    assert decision(client) == ("deferred", "below_threshold")
+    response = admin(client, "PATCH", "policy", content=b'{"threshold": 0.0}', headers={"content-type": media_type})
+    assert response.status_code == 200
+    assert response.json()["version"] > before["version"]
+    answer = client.post("/v1/classify", json={"inputs": ODD}).json()
+    assert (answer["threshold"], answer["policy_version"]) == (0.0, response.json()["version"])
+    assert answer["outputs"][0]["decision"] == "accepted"
+    metrics = client.get("/metrics").text
+    assert 'gatekeeper_threshold{model="clinc150-small"} 0.0' in metrics
+    assert 'gatekeeper_expected_deferral_ratio{model="clinc150-small"} 0.0' in metrics
+
+
+def test_deferral_off_accepts_everything_and_says_why(client: httpx.Client) -> None:
+    admin(client, "PATCH", "policy", json={"deferral": "off"})
+    assert decision(client) == ("accepted", "deferral_off")
+
+
+def test_put_needs_the_version_it_replaces(client: httpx.Client) -> None:
+    current = admin(client, "GET", "policy")
+    body = {**current.json(), "threshold": 0.7, "note": "ünï\n<script>"}
+    assert admin(client, "PUT", "policy", json=body).status_code == 428
+    assert admin(client, "PUT", "policy", json=body, headers={"if-match": '"999999"'}).status_code == 412
+    response = admin(client, "PUT", "policy", json=body, headers={"if-match": current.headers["etag"]})
+    assert (response.status_code, response.json()["threshold"]) == (200, 0.7)
+    again = admin(client, "PUT", "policy", json=body, headers={"if-match": current.headers["etag"]})
+    assert again.status_code == 412
+
+
+def test_history_lists_versions_and_rollback_brings_one_back(client: httpx.Client) -> None:
+    first = admin(client, "PATCH", "policy", json={"threshold": 0.11, "note": "one"}).json()
+    admin(client, "PATCH", "policy", json={"threshold": 0.22, "note": "two"})
+    versions = admin(client, "GET", "policy/history", params={"limit": 2}).json()["versions"]
+    assert [version["note"] for version in versions] == ["two", "one"]
+    back = admin(client, "POST", "policy/rollback", json={"version": first["version"]})
+    assert (back.status_code, back.json()["threshold"]) == (200, 0.11)
+    assert back.json()["version"] > versions[0]["version"]
+    assert admin(client, "POST", "policy/rollback", json={"version": 10**9}).status_code == 404
+
+
+def test_status_tells_the_state_in_one_document(client: httpx.Client) -> None:
+    status = admin(client, "GET", "status").json()
+    assert status["model"] == "clinc150-small"
+    assert status["policy_store"] == {"kind": "sqlite", "up": True}
+    assert status["remote"]["labels_match"] is True
+    assert 0.0 < status["expected_deferral_ratio"] < 0.5
+    assert 0.9 < status["expected_joint_accuracy"] < 1.0
+
+
+BAD = {
+    "threshold above": ({"threshold": 1.01}, {}, 422),
+    "threshold below": ({"threshold": -0.01}, {}, 422),
+    "threshold as text": ({"threshold": "0.5"}, {}, 422),
+    "threshold null": ({"threshold": None}, {}, 422),
+    "unknown field": ({"treshold": 0.5}, {}, 422),
+    "version": ({"version": 3}, {}, 422),
+    "timeout of 0": ({"remote_timeout_s": 0}, {}, 422),
+    "long note": ({"note": "x" * 501}, {}, 422),
+    "other gate": ({"threshold": 0.5, "gate_digest": "0" * 64}, {}, 409),
+    "not the current version": ({"threshold": 0.5}, {"if-match": '"1000000"'}, 412),
+    "no ETag": ({"threshold": 0.5}, {"if-match": "seven"}, 412),
+    "form": ({"threshold": 0.5}, {"content-type": "application/x-www-form-urlencoded"}, 415),
+    "wrong token": ({"threshold": 0.5}, {"authorization": "Bearer wrong"}, 401),
+    "strange token": ({"threshold": 0.5}, {"authorization": "Bearer \u00fc"}, 401),
+    "other scheme": ({"threshold": 0.5}, {"authorization": f"Basic {TOKEN}"}, 401),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_changes_are_refused_and_change_nothing(client: httpx.Client, name: str) -> None:
+    body, headers, status = BAD[name]
+    before = admin(client, "GET", "policy").content
+    encoded = {key: value.encode("latin-1") for key, value in headers.items()}
+    response = admin(client, "PATCH", "policy", json=body, headers=encoded)
+    assert response.status_code == status, response.text
+    assert Problem.model_validate_json(response.content).status == status
+    assert admin(client, "GET", "policy").content == before
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b'{"threshold": NaN}', 422), (b"nope", 400), (b'{"note": "\xff"}', 400), (b"[]", 422), (b"", 400)],
+)
+def test_bodies_that_are_no_policy_are_refused(client: httpx.Client, body: bytes, status: int) -> None:
+    response = admin(client, "PATCH", "policy", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status, response.text
+
+
+def test_without_a_token_nothing_is_told(client: httpx.Client) -> None:
+    for method, path in (("GET", "policy"), ("PATCH", "policy"), ("GET", "status"), ("GET", "policy/history")):
+        response = client.request(method, f"/admin/v1/{path}", json={})
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert "threshold" not in response.text

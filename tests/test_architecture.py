@@ -1,0 +1,75 @@
+"""The import directions of the design, held by reading the code."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# What each part of the service may import of the service, besides nothing.
+PURE = {
+    "gate": set(),
+    "breaker": set(),
+    "batcher": {"errors"},
+    "metrics": set(),
+    "policy": {"errors"},
+    "policy_store": {"errors", "settings", "policy"},
+    "remote": {"errors", "breaker"},
+    "cascade": {"errors", "gate", "metrics", "policy", "remote", "batcher"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def test_models_never_import_the_service() -> None:
+    files = list((ROOT / "models").rglob("*.py"))
+    assert files
+    assert [path.name for path in files if "service" in packages(path)] == []
+
+
+def test_loadtests_import_neither() -> None:
+    files = list((ROOT / "loadtests").rglob("*.py"))
+    assert files
+    assert [path.name for path in files if packages(path) & {"service", "models"}] == []
+
+
+def test_only_the_composition_root_the_command_and_the_demo_know_the_models() -> None:
+    knowing = {path.name for path in (ROOT / "service").rglob("*.py") if "models" in packages(path)}
+    assert knowing == {"runtime.py", "cli.py", "demo.py"}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_a_layer_imports_only_what_is_below_it(name: str) -> None:
+    own = {module.split(".")[1] for module in imported(ROOT / "service" / f"{name}.py") if module[:8] == "service."}
+    assert own <= PURE[name]
+
+
+@pytest.mark.parametrize("library", ["torch", "httpx", "aiohttp", "redis", "sqlite3", "prometheus_client"])
+def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
+    places = {
+        "torch": {"runtime.py"},
+        "httpx": {"remote.py", "pair.py", "demo.py"},
+        "aiohttp": {"remote.py"},
+        "redis": {"policy_store.py"},
+        "sqlite3": {"policy_store.py"},
+        "prometheus_client": {"metrics.py"},
+    }
+    knowing = {path.name for path in (ROOT / "service").rglob("*.py") if library in packages(path)}
+    assert knowing == places[library]
+
+
+def test_the_gate_does_no_io_and_knows_no_torch() -> None:
+    assert packages(ROOT / "service" / "gate.py") <= {"dataclasses", "typing"}

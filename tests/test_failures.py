@@ -1,0 +1,306 @@
+"""When things fail, with real processes: the large model killed under load, stores gone, restarts, signals."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from processes import ROOT, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
+from redis_server import RedisServer
+
+EASY = "what is my checking account balance"
+ODD = "asdf qwer zxcv"
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def output(client: httpx.Client, text: str = ODD) -> dict[str, Any]:
+    first: dict[str, Any] = client.post("/v1/classify", json={"inputs": text}).json()["outputs"][0]
+    return first
+
+
+class Load:
+    """Requests from a few threads until told to stop; every answer is kept."""
+
+    def __init__(self, url: str, threads: int = 4) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.decisions: Counter[str] = Counter()
+        self.bodies: list[httpx.Response] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(url,)) for _ in range(threads)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, url: str) -> None:
+        with httpx.Client(base_url=url, timeout=30.0) as client:
+            while not self._stop.is_set():
+                response = client.post("/v1/classify", json={"inputs": [EASY, ODD]})
+                self.statuses[response.status_code] += 1
+                if response.status_code == 200:
+                    self.decisions.update(entry["decision"] for entry in response.json()["outputs"])
+                else:
+                    self.bodies.append(response)
+
+
+@pytest.fixture(scope="module")
+def own_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, list[Service]]]:
+    """An edge, and its large model in a list whose last entry may be killed and started again."""
+    directory, port = tmp_path_factory.mktemp("pair"), free_port()
+    large = spawn("serve-large", directory / "large.log", port)
+    edge = spawn_edge(directory, large.url, BREAKER_OPEN_S="0.3")
+    larges = [large]
+    with stopping(edge):
+        try:
+            edge.wait_ready()
+            large.wait_ready()
+            yield edge, larges
+        finally:
+            with stopping(*larges):
+                pass
+
+
+def revive(larges: list[Service]) -> None:
+    old = larges[-1]
+    larges.append(spawn("serve-large", old.log, old.port))
+    larges[-1].wait_ready()
+
+
+def test_the_large_model_killed_under_load_fails_no_request_and_deferral_resumes(
+    own_pair: tuple[Service, list[Service]],
+) -> None:
+    edge, larges = own_pair
+    with httpx.Client(base_url=edge.url, timeout=20.0) as client:
+        with Load(edge.url) as load:
+            eventually(lambda: load.decisions["deferred"] > 20, "deferred answers")
+            larges[-1].kill()
+            eventually(lambda: load.decisions["degraded"] > 20, "degraded answers")
+            revive(larges)
+            before = load.decisions["deferred"]
+            eventually(lambda: load.decisions["deferred"] > before + 20, "deferral resumes by itself", 10.0)
+        assert set(load.statuses) == {200}, load.bodies[0].text
+        assert output(client)["decision"] == "deferred"
+        metrics = client.get("/metrics").text
+        assert 'decision="degraded"' in metrics
+        assert "gatekeeper_remote_breaker_open 0.0" in metrics
+
+
+def test_under_fail_each_affected_request_gets_503_and_the_others_are_answered(
+    own_pair: tuple[Service, list[Service]],
+) -> None:
+    edge, larges = own_pair
+    with httpx.Client(base_url=edge.url, timeout=20.0) as client:
+        assert admin(client, "PATCH", "policy", json={"on_remote_failure": "fail"}).status_code == 200
+        larges[-1].kill()
+        for _ in range(12):
+            response = client.post("/v1/classify", json={"inputs": [EASY, ODD]})
+            assert response.status_code == 503
+            assert int(response.headers["retry-after"]) >= 1
+            assert response.headers["content-type"] == "application/problem+json"
+            assert output(client, EASY)["decision"] == "accepted"
+        metrics = client.get("/metrics").text
+        assert 'decision="failed",model="clinc150-small",override="none",reason="breaker_open"' in metrics
+        assert "gatekeeper_remote_breaker_open 1.0" in metrics
+        admin(client, "PATCH", "policy", json={"on_remote_failure": "degrade"})
+        assert output(client)["decision"] == "degraded"
+        revive(larges)
+        eventually(lambda: output(client)["decision"] == "deferred", "deferral resumes by itself", 10.0)
+
+
+def test_a_large_model_that_hangs_costs_no_more_than_the_policy_allows(
+    own_pair: tuple[Service, list[Service]],
+) -> None:
+    edge, larges = own_pair
+    with httpx.Client(base_url=edge.url, timeout=20.0) as client:
+        admin(client, "PATCH", "policy", json={"remote_timeout_s": 0.2})
+        os.kill(larges[-1].process.pid, signal.SIGSTOP)
+        try:
+            first = output(client)
+            assert (first["decision"], first["reason"]) == ("degraded", "remote_timeout")
+            hurried = client.post("/v1/classify", json={"inputs": ODD}, headers={"x-request-timeout-ms": "60"})
+            assert hurried.json()["outputs"][0]["reason"] in {"deadline", "breaker_open"}
+            eventually(lambda: output(client)["reason"] == "breaker_open", "an open breaker")
+        finally:
+            os.kill(larges[-1].process.pid, signal.SIGCONT)
+            admin(client, "PATCH", "policy", json={"remote_timeout_s": 10.0})
+        eventually(lambda: output(client)["decision"] == "deferred", "deferral resumes by itself", 10.0)
+
+
+def test_the_policy_survives_a_restart_and_a_kill(tmp_path: Path, large: Service) -> None:
+    """kill -9 in the middle of writes: whatever was acknowledged is there afterwards."""
+    edge = spawn_edge(tmp_path, large.url)
+    acknowledged = [0.0]
+    with stopping(edge):
+        edge.wait_ready()
+
+        def write() -> None:
+            with httpx.Client(base_url=edge.url, timeout=5.0) as client:
+                for step in range(1, 10_000):
+                    try:
+                        answer = admin(client, "PATCH", "policy", json={"threshold": step / 10_000})
+                    except httpx.TransportError:
+                        return
+                    assert answer.status_code == 200
+                    acknowledged.append(answer.json()["threshold"])
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        eventually(lambda: len(acknowledged) > 20, "writes")
+        edge.kill()
+        writer.join()
+    with sqlite3.connect(tmp_path / "policy.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    again = spawn_edge(tmp_path, large.url)
+    with stopping(again):
+        again.wait_ready()
+        with httpx.Client(base_url=again.url, timeout=5.0) as client:
+            found = admin(client, "GET", "policy").json()["threshold"]
+            # The last write may have been stored without its answer having come through.
+            assert acknowledged[-1] <= found <= acknowledged[-1] + 1.5 / 10_000
+        assert again.terminate() == 0
+
+
+def test_two_edges_share_one_policy_through_redis_and_outlive_it(tmp_path: Path, large: Service) -> None:
+    port = free_port()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    redis_url = f"redis://127.0.0.1:{port}/0"
+    with RedisServer(port) as redis:
+        edges = [spawn_edge(tmp_path / name, large.url, REDIS_URL=redis_url) for name in ("a", "b")]
+        with stopping(*edges):
+            for edge in edges:
+                edge.wait_ready()
+            with (
+                httpx.Client(base_url=edges[0].url, timeout=10.0) as one,
+                httpx.Client(base_url=edges[1].url, timeout=10.0) as two,
+            ):
+
+                def policy(client: httpx.Client) -> tuple[int, float]:
+                    document = admin(client, "GET", "policy").json()
+                    return document["version"], document["threshold"]
+
+                def store_up(client: httpx.Client) -> bool:
+                    return "gatekeeper_policy_store_up 1.0" in client.get("/metrics").text
+
+                assert admin(one, "PATCH", "policy", json={"threshold": 0.31}).status_code == 200
+                eventually(lambda: policy(two) == policy(one), "the change in the other edge")
+                assert policy(two)[1] == 0.31
+
+                redis.stop()
+                eventually(lambda: not store_up(one) and not store_up(two), "both notice")
+                assert output(one, EASY)["decision"] == output(two, EASY)["decision"] == "accepted"
+                refused = admin(two, "PATCH", "policy", json={"threshold": 0.5})
+                assert refused.status_code == 503
+                assert int(refused.headers["retry-after"]) >= 1
+                assert one.get("/readyz").status_code == two.get("/readyz").status_code == 200
+                assert policy(one)[1] == policy(two)[1] == 0.31
+
+                redis.start()  # empty
+                eventually(lambda: store_up(one) and store_up(two), "both heal", 10.0)
+                assert policy(one)[1] == policy(two)[1] == 0.31
+                changed = eventually(
+                    lambda: admin(two, "PATCH", "policy", json={"threshold": 0.62}).status_code == 200, "writes again"
+                )
+                assert changed
+                eventually(lambda: policy(one) == policy(two), "they converge", 10.0)
+                assert policy(one)[1] == 0.62
+
+
+def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(tmp_path: Path, large: Service) -> None:
+    edge = spawn_edge(tmp_path, large.url, DRAIN_S="0.5")
+    with stopping(edge):
+        edge.wait_ready()
+        with httpx.Client(base_url=edge.url, timeout=20.0) as client, Load(edge.url) as load:
+            eventually(lambda: load.statuses[200] > 20, "answers")
+            edge.process.terminate()
+            eventually(lambda: client.get("/readyz").status_code == 503, "not ready first")
+            assert client.post("/v1/classify", json={"inputs": [EASY, ODD]}).status_code == 200
+            load.__exit__()
+            assert edge.process.wait(20) == 0
+    assert set(load.statuses) == {200}
+
+
+def test_without_a_token_the_admin_api_is_not_there(tmp_path: Path) -> None:
+    port, admin_port = free_port(), free_port()
+    environment = {"POLICY_PATH": str(tmp_path / "policy.db"), "REMOTE_URL": "http://127.0.0.1:9"}
+    edge = spawn("serve", tmp_path / "edge.log", port, ADMIN_PORT=str(admin_port), **environment)
+    with stopping(edge):
+        edge.wait_ready()
+        private = f"http://127.0.0.1:{admin_port}"
+        assert httpx.get(f"{private}/admin/v1/policy", headers={"authorization": "Bearer x"}).status_code == 404
+        assert httpx.get(f"{private}/metrics").status_code == 200
+        assert httpx.get(f"{edge.url}/metrics").status_code == 404
+        assert httpx.get(f"{private}/readyz").status_code == 200
+        assert httpx.post(f"{private}/v1/classify", json={"inputs": EASY}).status_code == 404
+        with httpx.Client(base_url=edge.url) as client:
+            assert output(client, EASY)["decision"] == "accepted"
+            assert (output(client)["decision"], output(client)["answered_by"]) == ("degraded", "small")
+        log = [json.loads(line) for line in edge.log.read_text().splitlines()]
+        assert {entry["service"] for entry in log} == {"edge"}
+        assert EASY not in edge.log.read_text()
+
+
+def refused_start(*arguments: str, **environment: str) -> str:
+    """The one line that a start which fails prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "serve", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", "tokenizer.json", "gatekeeper.json", "calibration.parquet"])
+def test_a_damaged_bundle_stops_the_start_with_one_line(tmp_path: Path, bundles: Path, damage: str) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(bundles / "clinc150-small", broken)
+    content = bytearray((broken / damage).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (broken / damage).write_bytes(content)
+    line = refused_start("--bundle", str(broken), "--port", "0")
+    assert str(broken / damage) in line
+
+
+def test_a_taken_port_and_a_bad_setting_are_told_in_one_line(edge: Service) -> None:
+    assert f"port {edge.port} on 127.0.0.1 is taken" in refused_start("--port", str(edge.port))
+    assert "GATEKEEPER_MAX_ITEMS" in refused_start("--port", "0", GATEKEEPER_MAX_ITEMS="none")
+    assert "REDIS_URL" in refused_start("--port", "0", REDIS_URL="nonsense")
+
+
+async def test_slow_and_broken_connections_do_not_hold_up_the_others(edge: Service) -> None:
+    """Half a header, half a body, idle connections: the next request is answered."""
+    connections = [await asyncio.open_connection("127.0.0.1", edge.port) for _ in range(100)]
+    for index, (_, writer) in enumerate(connections):
+        if index % 3 == 0:
+            writer.write(b"POST /v1/classify HTTP/1.1\r\nhost: x\r\n")
+        elif index % 3 == 1:
+            writer.write(b'POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"inputs": "')
+    async with httpx.AsyncClient(base_url=edge.url) as client:
+        response = await client.post("/v1/classify", json={"inputs": EASY})
+    assert response.status_code == 200
+    for _, writer in connections:
+        writer.close()
