@@ -22,8 +22,9 @@ from service.errors import (
     RemoteTimeout,
 )
 from service.gate import Decision, DecisionName, Reason, Route, decide
+from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
-from service.policy import LivePolicy, Policy
+from service.policy import Policy
 from service.remote import Remote, RemoteAnswer
 
 MAX_HOPS = 4

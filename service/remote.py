@@ -1,9 +1,6 @@
-"""The one way to the large model: slots, deadline, retry, breaker, and every foreign error translated.
+"""The one way to the large model: slots, deadline, retry, breaker, and the contract of its answers.
 
-classify -> _with_retry -> _attempt -> _exchange: each step adds one concern. The way out is httpx-aiohttp's transport
-under httpx's own request and response objects, without httpx.AsyncClient on top: there is then no cookie jar,
-redirect, proxy or default header to switch off, and a call costs 40 % less CPU. Only this file knows the errors of
-httpx and aiohttp.
+classify -> _with_retry -> _attempt -> _exchange: each step adds one concern; exchange.py is the HTTP below.
 """
 
 import asyncio
@@ -11,22 +8,20 @@ import json
 import logging
 import math
 import random
-import ssl
 import string
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.breaker import Breaker, Permit
 from service.errors import BreakerOpen, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
+from service.exchange import Passing, Rejected, exchange, open_transport
 
 LABELS_TIMEOUT_S = 5.0
 # A call that has waited longer than this share of its time for a slot would mostly time out in the end.
@@ -86,8 +81,8 @@ class Remote(Protocol):
         """One answer per text, in order. Raises nothing but RemoteError's subclasses (and CancelledError).
 
         `timeout_s` bounds the whole call, waiting and retry included; `own_deadline` says that it is the client's
-        choice, so that running out of it says nothing about the large model. `hops` and `request_id` are sent as given, but
-        for characters that no header can hold.
+        choice, so that running out of it says nothing about the large model. `hops` and `request_id` are sent as given,
+        but for characters that no header can hold.
         """
         ...
 
@@ -130,27 +125,6 @@ class _Models(_Wire):
 Parsed = TypeVar("Parsed", bound=_Wire)
 
 
-class _Passing(RemoteUnavailable):
-    """A second attempt may well succeed."""
-
-
-class _Rejected(RemoteBadAnswer):
-    """About this request alone: its texts, its hops. A client can provoke it at will: the breaker does not count it."""
-
-
-# Any other status: RemoteUnavailable from 500 up, else RemoteBadAnswer.
-ERRORS_BY_STATUS: Mapping[int, type[RemoteError]] = {
-    400: _Rejected,
-    413: _Rejected,
-    422: _Rejected,
-    429: RemoteLimit,
-    502: _Passing,
-    503: _Passing,
-    504: RemoteTimeout,
-    508: _Rejected,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     body: bytes
@@ -182,10 +156,10 @@ class GatekeeperRemote:
         self._models_url = httpx.URL(f"{base}/v1/models")
         self._limits = limits
         self._observe = observe
-        self._transport = transport or _open_transport(base, limits.max_concurrency, KEEPALIVE_S)
+        self._transport = transport or open_transport(base, limits.max_concurrency, KEEPALIVE_S)
         # For retries, each on a connection of its own: others of the pool may be as stale as the one that failed, and
         # a load balancer can choose another server.
-        self._retry_transport = transport or _open_transport(base, limits.max_concurrency, None)
+        self._retry_transport = transport or open_transport(base, limits.max_concurrency, None)
         self._slots = asyncio.Semaphore(limits.max_concurrency)
         self._breaker = Breaker(limits.breaker_failures, limits.breaker_open_s, clock)
         self._closed = False
@@ -273,7 +247,7 @@ class GatekeeperRemote:
         """Tell the breaker how the whole call went: once, whatever happened."""
         try:
             answers = await self._with_retry(call)
-        except (RemoteLimit, _Rejected):
+        except (RemoteLimit, Rejected):
             raise
         except RemoteError as error:
             if call.own_deadline and isinstance(error, RemoteTimeout):
@@ -293,7 +267,7 @@ class GatekeeperRemote:
         time_left_s = call.deadline - now()
         try:
             return await self._attempt(call, self._transport)
-        except _Passing:
+        except Passing:
             pause_s = random.uniform(*RETRY_PAUSE_S)
             if call.deadline - now() - pause_s < time_left_s * RETRY_SHARE:
                 raise
@@ -334,81 +308,9 @@ class GatekeeperRemote:
             raise RemoteUnavailable("the way to the large model is closed")
         try:
             async with asyncio.timeout_at(deadline):
-                return await _exchanged(request, transport, self._limits.max_response_bytes)
+                return await exchange(request, transport, self._limits.max_response_bytes)
         except TimeoutError:
             raise RemoteTimeout("the large model did not answer in time") from None
-
-
-def _open_transport(base: httpx.URL, max_connections: int, keepalive_s: float | None) -> httpx.AsyncBaseTransport:
-    """A way out that keeps idle connections for `keepalive_s`, or none at all. It opens with the first request."""
-    # Loading the trusted roots takes 30 ms; over plain HTTP an empty store is never looked at.
-    tls = httpx.create_ssl_context() if base.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-    def open_session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=max_connections, keepalive_timeout=keepalive_s, force_close=keepalive_s is None, ssl=tls
-        )
-        # No cookies: one set by the remote must not travel with the next client's request. And no proxy or .netrc of
-        # the machine's.
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-
-    return AiohttpTransport(verify=tls, client=open_session)
-
-
-async def _exchanged(request: httpx.Request, transport: httpx.AsyncBaseTransport, max_bytes: int) -> bytes:
-    try:
-        response = await transport.handle_async_request(request)
-    except (httpx.HTTPError, aiohttp.ClientError) as error:
-        raise _translated(error) from error
-    try:
-        async with aclosing(response):
-            _check_head(request, response)
-            return await _read(response, max_bytes)
-    except (httpx.HTTPError, aiohttp.ClientError) as error:
-        raise RemoteBadAnswer("the large model's answer broke off") from error
-
-
-def _translated(error: Exception) -> RemoteError:
-    """What an error before the answer's head means.
-
-    httpx-aiohttp calls refused, reset and unknown names ConnectTimeout alike: aiohttp's own error, the cause, tells.
-    """
-    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    match cause:
-        case aiohttp.ServerTimeoutError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return RemoteUnavailable("no connection to the large model in time")
-        case httpx.TimeoutException():
-            return RemoteTimeout("the large model did not answer in time")
-        case aiohttp.ClientResponseError() | httpx.ProtocolError():
-            return RemoteBadAnswer("the large model's answer is not HTTP")
-        case aiohttp.ClientSSLError():
-            return RemoteUnavailable("no TLS connection to the large model")
-        case aiohttp.ClientConnectionError() | httpx.NetworkError():
-            return _Passing("the connection to the large model was refused or lost")
-        case _:
-            return RemoteUnavailable("the large model cannot be reached")
-
-
-def _check_head(request: httpx.Request, response: httpx.Response) -> None:
-    # A late answer on a kept-alive connection would be taken for this request's: the id tells them apart.
-    sent, answered = request.headers.get("x-request-id"), response.headers.get("x-request-id")
-    if sent is not None and answered not in (None, sent):
-        raise RemoteBadAnswer("the large model answered another request")
-    status = response.status_code
-    if status != httpx.codes.OK:
-        default = RemoteUnavailable if status >= httpx.codes.INTERNAL_SERVER_ERROR else RemoteBadAnswer
-        raise ERRORS_BY_STATUS.get(status, default)(f"the large model answered {status}")
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise RemoteBadAnswer("the large model's answer is encoded, which was not asked for")
-
-
-async def _read(response: httpx.Response, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > max_bytes:
-            raise RemoteBadAnswer(f"the large model's answer is longer than {max_bytes} bytes")
-    return bytes(body)
 
 
 def _parsed(model: type[Parsed], body: bytes) -> Parsed:

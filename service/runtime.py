@@ -20,8 +20,9 @@ from service.api.admin import RemoteStatus, Status, StoreStatus
 from service.batcher import Batcher
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import StartupError
+from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
-from service.policy import LivePolicy, Policy
+from service.policy import Policy
 from service.policy_store import open_policy_store
 from service.remote import GatekeeperRemote, Remote, RemoteLimits
 from service.settings import EdgeSettings, LargeSettings
@@ -98,7 +99,7 @@ class EdgeRuntime(Runtime):
             policy=policy,
             policy_store=StoreStatus(kind="redis" if self.settings.redis_url else "sqlite", up=self.store_up),
             remote=RemoteStatus(
-                url=_without_password(self.settings),
+                url=str(self.settings.remote_url).rstrip("/"),
                 breaker_open=self.remote.breaker_open,
                 labels_match=self.labels_match,
             ),
@@ -238,12 +239,6 @@ async def _compare_labels(runtime: EdgeRuntime) -> None:
 def _in_force(policy: Policy) -> float:
     """The threshold that the gate works with: with deferral off it accepts everything."""
     return policy.threshold if policy.deferral == "on" else -math.inf
-
-
-def _without_password(settings: EdgeSettings) -> str:
-    url = settings.remote_url
-    port = f":{url.port}" if url.port else ""
-    return f"{url.scheme}://{url.host}{port}{(url.path or '').rstrip('/')}"
 
 
 def code_version() -> str:

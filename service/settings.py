@@ -6,7 +6,8 @@ What an operator may change while the service runs is the policy (policy.py), no
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AnyHttpUrl, Field, RedisDsn, SecretStr
+from pydantic import AnyHttpUrl, Field, RedisDsn, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PACKAGED_BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
@@ -44,10 +45,24 @@ class EdgeSettings(_CommonSettings):
     breaker_open_s: float = Field(2.0, gt=0, le=600, description="then one probe is let through")
     admin_token: SecretStr | None = Field(None, min_length=8, description="without it the admin routes answer 404")
     admin_port: int | None = Field(None, ge=0, le=65_535, description="/admin and /metrics on a listener of their own")
+    api_keys: SecretStr | None = Field(None, description="not there yet: setting it is refused, not ignored")
     policy_path: Path = Path(".gatekeeper/policy.db")
     policy_poll_s: float = Field(1.0, gt=0, le=60, description="how often a replica looks for others' changes")
     redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL")
     redis_timeout_s: float = Field(1.0, gt=0, le=60)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _no_api_keys_yet(cls, keys: SecretStr | None) -> None:
+        if keys is not None:
+            raise PydanticCustomError("api_keys", "API keys are not supported yet: unset it, and guard the port")
+
+    @field_validator("remote_url")
+    @classmethod
+    def _no_password_in_url(cls, url: AnyHttpUrl) -> AnyHttpUrl:
+        if url.username or url.password or url.query or url.fragment:
+            raise PydanticCustomError("remote_url", "must be scheme, host, port and path alone")
+        return url
 
 
 class LargeSettings(_CommonSettings):

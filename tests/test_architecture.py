@@ -12,10 +12,12 @@ PURE = {
     "breaker": set(),
     "batcher": {"errors"},
     "metrics": set(),
-    "policy": {"errors"},
+    "policy": set(),
+    "live_policy": {"errors", "policy"},
     "policy_store": {"errors", "settings", "policy"},
-    "remote": {"errors", "breaker"},
-    "cascade": {"errors", "gate", "metrics", "policy", "remote", "batcher"},
+    "exchange": {"errors"},
+    "remote": {"errors", "breaker", "exchange"},
+    "cascade": {"errors", "gate", "metrics", "policy", "live_policy", "remote", "batcher"},
 }
 
 
@@ -61,8 +63,8 @@ def test_a_layer_imports_only_what_is_below_it(name: str) -> None:
 def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
     places = {
         "torch": {"runtime.py"},
-        "httpx": {"remote.py", "pair.py", "demo.py"},
-        "aiohttp": {"remote.py"},
+        "httpx": {"remote.py", "exchange.py", "pair.py", "demo.py"},
+        "aiohttp": {"exchange.py"},
         "redis": {"policy_store.py"},
         "sqlite3": {"policy_store.py"},
         "prometheus_client": {"metrics.py"},

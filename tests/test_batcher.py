@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize("runner", ["inline", "thread"])
 async def batcher_of(
     run: Callable[[list[str]], Sequence[str]], runner: Runner, **options: Any
 ) -> AsyncIterator[Batcher[str, str]]:
-    settings = {"max_batch_items": 4, "max_queue_items": 100, "on_batch": lambda items, seconds: None}
+    settings = {"max_batch_items": 4, "max_queue_items": 100, "on_batch": lambda *_: None}
     batcher: Batcher[str, str] = Batcher(run, runner=runner, **(settings | options))
     try:
         yield batcher
@@ -46,7 +46,7 @@ async def test_each_request_gets_its_own_answers_in_order(runner: Runner) -> Non
 @BOTH
 async def test_requests_that_arrive_together_share_a_batch_and_none_exceeds_the_limit(runner: Runner) -> None:
     sizes: list[int] = []
-    async with batcher_of(upper, runner, on_batch=lambda items, seconds: sizes.append(items)) as batcher:
+    async with batcher_of(upper, runner, on_batch=lambda items, _: sizes.append(items)) as batcher:
         await asyncio.gather(*(batcher.submit([str(i)]) for i in range(6)), batcher.submit(["x"] * 9))
     assert sum(sizes) == 15
     assert max(sizes) == 4

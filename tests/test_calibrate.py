@@ -117,4 +117,4 @@ def test_the_bootstrap_interval_covers_and_repeats() -> None:
     assert high is not None
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 2_000**0.5, rel=0.25)
-    assert metrics.bootstrap({"none": lambda rows: float("nan")}, 10)["none"]["value"] is None
+    assert metrics.bootstrap({"none": lambda _: float("nan")}, 10)["none"]["value"] is None

@@ -13,7 +13,7 @@ from models.classifier import TextClassifier, load_classifier, load_head, predic
 from models.confidence import SCORES
 from models.errors import BundleError
 
-TEXTS = ["what is my balance", "set a timer for ten minutes please and then another one", "🐟", "", "   ", "\x00", "a b"]
+TEXTS = ["what is my balance", "set a timer for ten minutes and then another one", "🐟", "", "   ", "\x00", "a b"]
 
 
 @pytest.fixture(scope="module")

@@ -133,9 +133,8 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path, edge: Servi
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.strip() == f"gatekeeper: port {edge.port} on 127.0.0.1 is taken: " + (
-        "stop what listens there or choose another"
-    )
+    taken = f"gatekeeper: port {edge.port} on 127.0.0.1 is taken"
+    assert done.stderr.strip() == f"{taken}: stop what listens there or choose another"
     assert "starting" not in done.stdout
 
 

@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 from redis_server import RedisServer
 
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, PolicyStoreDown, VersionMismatch
-from service.policy import LivePolicy, Policy, PolicyPatch, PolicyReplacement, PolicyStore
+from service.live_policy import LivePolicy
+from service.policy import Policy, PolicyPatch, PolicyReplacement, PolicyStore
 from service.policy_store import RedisPolicyStore, SqlitePolicyStore
 
 DEADLINE_S = 5.0

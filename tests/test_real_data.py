@@ -21,9 +21,8 @@ def test_the_running_pair_decides_as_the_offline_evaluation(edge: Service) -> No
     """All 4,500 sentences at three thresholds: no decision differs, no answer is degraded (exit code 0)."""
     bundles = ROOT / "models" / "bundles"
     done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "evaluate", str(bundles / "clinc150-small")]
-        + ["--large", str(bundles / "clinc150-large"), "--data", "clinc150", "--data-dir", DATA_DIR]
-        + ["--endpoint", edge.url],
+        f"{sys.executable} -m service.cli evaluate {bundles}/clinc150-small --large {bundles}/clinc150-large "
+        f"--data clinc150 --data-dir {DATA_DIR} --endpoint {edge.url}".split(),
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -22,9 +22,7 @@ FRAMES = [
 
 def write_tiny_clinc150(directory: Path) -> Path:
     """Returns the data directory that holds clinc150/data_full.json: 3 labels, 96 + 24 + 24 texts."""
-    rows = [
-        [frame.format(noun), label] for label, nouns in SUBJECTS.items() for noun in nouns for frame in FRAMES
-    ]
+    rows = [[frame.format(noun), label] for label, nouns in SUBJECTS.items() for noun in nouns for frame in FRAMES]
     content = {
         "train": rows,
         "val": [[f"so {text}", label] for text, label in rows[::4]],
