@@ -122,7 +122,11 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[str, ...]) -> Settings:
     """Flags over variables over defaults. Raises StartupError with the variable's name."""
-    given = {flag: getattr(arguments, flag) for flag in flags if getattr(arguments, flag) is not None}
+    given = {
+        str(kind.model_fields[flag].validation_alias or flag): getattr(arguments, flag)
+        for flag in flags
+        if getattr(arguments, flag) is not None
+    }
     try:
         return kind(**given)
     except ValidationError as error:

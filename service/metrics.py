@@ -14,14 +14,18 @@ SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512,
 FORWARD_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS[:12])
 BATCH_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 REMOTE_OUTCOMES = ("ok", "remote_unavailable", "remote_timeout", "remote_bad_answer", "remote_limit")
+WHY_NOT_DEFERRED = (
+    *("remote_unavailable", "remote_timeout", "remote_bad_answer"),
+    *("breaker_open", "remote_limit", "deadline"),
+)
+# All that can happen to an item without an override: a child that appears late loses its first increase in a rate().
 KNOWN_OUTCOMES = (
     ("accepted", "none"),
     ("accepted", "deferral_off"),
     ("deferred", "below_threshold"),
-    ("degraded", "remote_unavailable"),
-    ("degraded", "remote_timeout"),
-    ("degraded", "breaker_open"),
-    ("failed", "remote_unavailable"),
+    ("deferred", "remote_degraded"),
+    *(("degraded", reason) for reason in WHY_NOT_DEFERRED),
+    *(("failed", reason) for reason in WHY_NOT_DEFERRED),
 )
 
 

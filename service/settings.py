@@ -14,7 +14,7 @@ PACKAGED_BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
 
 
 class _CommonSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="GATEKEEPER_", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="GATEKEEPER_", extra="ignore", frozen=True)
 
     max_items: int = Field(256, ge=1, le=10_000, description="items in one request; more is 413")
     max_text_chars: int = Field(8_192, ge=1, le=1_000_000, description="a longer text is cut before tokenising")
