@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from service.api import admin, classify, health
 from service.api.problems import install_problems
@@ -61,6 +62,9 @@ def _create(
     )
     app.state.request_documents = ()
     install_problems(app)
+    # Found first, and served without FastAPI's layers around an endpoint that takes nothing from them: 90 us of 370.
+    # The router below has it as well, for the OpenAPI document and for the answers to other methods.
+    app.router.routes.insert(0, Route("/v1/classify", classify.classify, methods=["POST"]))
     app.include_router(classify.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router)

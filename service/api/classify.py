@@ -41,7 +41,8 @@ Inputs = Annotated[
 class Parameters(BaseModel):
     """What a request may ask for beyond an answer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # Frozen, and so hashable: pydantic would deep-copy it as a default for every request.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     top_k: int = Field(default=1, ge=1, le=1_000, description="how many labels; more than one adds `top`")
     threshold: float | None = Field(

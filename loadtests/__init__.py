@@ -1,0 +1,1 @@
+"""Load tests and benchmarks: HTTP only, nothing of the application is imported."""

@@ -1,0 +1,102 @@
+"""What the load tests say, written for this project: easy sentences, odd ones, and requests that must be refused.
+
+The edge answers the easy ones itself, all but a few; most of the odd ones fall below the default threshold.
+"""
+
+EASY = (
+    # banking
+    "what is my checking account balance",
+    "transfer two hundred dollars from savings to checking",
+    "i want to freeze my bank account right now",
+    "report my credit card as stolen",
+    "what is my credit score",
+    "how do i apply for a new credit card",
+    "what is the minimum payment on my credit card",
+    "when is my electricity bill due",
+    "what is the interest rate on my savings account",
+    "order more checks for my checking account",
+    "my card got declined at the bakery",
+    "what is the routing number of my bank",
+    # travel
+    "book a flight from berlin to madrid on saturday",
+    "what is the status of my flight",
+    "book me a hotel room in vienna for three nights",
+    "do i need a visa to travel to vietnam",
+    "what is the exchange rate between dollars and yen",
+    "rent me a car in denver for the weekend",
+    "what vaccines do i need to travel to kenya",
+    "my luggage got lost on the flight",
+    "what is the timezone in buenos aires",
+    # home, kitchen, car
+    "set an alarm for six in the morning",
+    "set a timer for nine minutes",
+    "turn off the lights in the kitchen",
+    "play some jazz music",
+    "add eggs to my shopping list",
+    "what is on my to do list",
+    "how many calories are in an avocado",
+    "what ingredients do i need for pancakes",
+    "how long should i cook a turkey",
+    "when should i change the oil in my car",
+    "what is the tire pressure of my car",
+    "find me a recipe for lentil soup",
+    # work
+    "how many vacation days do i have left",
+    "what is my next holiday",
+    "schedule a meeting with maria at ten",
+    "when is my next payday",
+    "how do i set up direct deposit",
+    # small talk
+    "tell me a joke about penguins",
+    "what is your name",
+    "are you a bot",
+    "flip a coin and tell me heads or tails",
+    "roll a die with twelve sides",
+    "what is the meaning of life",
+    "thank you very much",
+    "how do you say thank you in portuguese",
+    "what is the weather like today",
+    "spell the word rhythm for me",
+    "what does the word laconic mean",
+    "tell me a fun fact about octopuses",
+)
+ODD = (
+    "the kettle has been plotting something since easter",
+    "why do trousers come in pairs and shirts do not",
+    "my plant looks at me as if i owed it rent",
+    "wo haben die tauben ihre regenschirme gelassen",
+    "qzx vbnm lkjh",
+    "rank the planets by how good they would be at tennis",
+    "how many ladders make a staircase jealous",
+    "i dreamt that tuesday was a kind of soup",
+    "prove that every even number has a favourite odd one",
+    "which wine goes with regret and cold pizza",
+    "the neighbour's saxophone is a matter for the un",
+    "describe yellow to someone who lives inside a violin",
+    "does a straw have one hole or two",
+    "je cherche un parapluie pour mon hamster",
+    "if the stairs are up, who put them there",
+    "my umbrella only works indoors, is that covered",
+    "write a limerick about garbage collection",
+    "what would a lighthouse say to a submarine",
+    "???",
+    "🦆🦆🦆 and then a fourth one",
+    "unlike the badger, i have never filed a complaint",
+    "the bread is fine but the toaster has doubts",
+    "is it rude to whistle at a kettle first",
+    "seven of them, but only sideways",
+)
+
+# (what is wrong with it, the body): the service must answer each with a 4xx and a problem document.
+MALFORMED = (
+    ("not JSON", "what is my balance"),
+    ("cut off", '{"inputs": ["what is my bal'),
+    ("no inputs", '{"parameters": {"top_k": 1}}'),
+    ("an empty list", '{"inputs": []}'),
+    ("an empty text", '{"inputs": ["what is my balance", ""]}'),
+    ("a number", '{"inputs": 12}'),
+    ("an unknown parameter", '{"inputs": "what is my balance", "parameters": {"temperature": 0.7}}'),
+    ("top_k 0", '{"inputs": "what is my balance", "parameters": {"top_k": 0}}'),
+    ("an unknown route", '{"inputs": "what is my balance", "parameters": {"route": "medium"}}'),
+    ("10,001 items", '{"inputs": [' + '"a", ' * 10_000 + '"a"]}'),  # no edge can be set to take so many
+)
