@@ -74,44 +74,44 @@ class TextNet(PreTrainedModel):
         return SequenceClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
 
 
-class FoldedTextNet(nn.Module):
+class FoldedTextNet:
     """A TextNet for inference: every embedding through every convolution once, so that a forward pass only adds.
 
     Costs sum(kernel_sizes) * channels floats of memory for each vocabulary entry. Equal to the TextNet but for the
-    order of summation (1e-6); holds the weights as they were when it was made.
+    order of summation (1e-6); holds the weights as they were when it was made. Not a Module: at one text a call,
+    looking up its parts would cost as much as adding them.
     """
 
     @torch.no_grad()
     def __init__(self, net: TextNet) -> None:
-        super().__init__()
-        self.widths = tuple(net.config.kernel_sizes)
-        self.pad = net.config.pad_token_id or 0
-        self.vocab_size, size = net.embedding.weight.shape
-        self.tables = nn.ParameterList()
-        for width, convolution in zip(self.widths, net.convolutions, strict=True):
-            assert isinstance(convolution, nn.Linear)
-            # Rows [offset * V, (offset + 1) * V): what each token adds when it stands at that place of the window.
+        self._pad = net.config.pad_token_id or 0
+        vocabulary, size = net.embedding.weight.shape
+        convolutions = [module for module in net.convolutions if isinstance(module, nn.Linear)]
+        self._layers: list[tuple[int, Tensor, Tensor]] = []
+        for width, convolution in zip(net.config.kernel_sizes, convolutions, strict=True):
+            # Rows [place * V, (place + 1) * V): what each token adds when it stands at that place of the window.
             weights = convolution.weight.view(-1, width, size).unbind(dim=1)
             table = torch.cat([net.embedding.weight @ weight.T for weight in weights])
             # A window around padding can never be the maximum; padding beside a token still adds nothing.
-            table[(width - 1) // 2 * self.vocab_size + self.pad] = -torch.inf
-            self.tables.append(nn.Parameter(table, requires_grad=False))
-        self.bias = nn.Parameter(torch.cat([c.bias for c in net.convolutions if isinstance(c, nn.Linear)]))
-        self.classifier = net.classifier
+            table[(width - 1) // 2 * vocabulary + self._pad] = -torch.inf
+            self._layers.append((width, table, torch.arange(0, width * vocabulary, vocabulary)))
+        self._convolution_bias = torch.cat([convolution.bias for convolution in convolutions]).clone()
+        self._weight, self._bias = net.classifier.weight.detach().clone(), net.classifier.bias.detach().clone()
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor) -> Tensor:
         """input_ids (N, T) -> logits (N, num_labels)."""
         count, length = input_ids.shape
         pooled = []
-        for width, table in zip(self.widths, self.tables, strict=True):
-            padded = F.pad(input_ids, ((width - 1) // 2, width // 2), value=self.pad)
-            places = torch.arange(0, width * self.vocab_size, self.vocab_size)
-            windows = padded.unfold(1, width, 1) + places
+        for width, table, places in self._layers:
+            windows = input_ids.unsqueeze(-1)
+            if width > 1:
+                padded = F.pad(input_ids, ((width - 1) // 2, width // 2), value=self._pad)
+                windows = padded.unfold(1, width, 1) + places
             sums = F.embedding_bag(windows.view(-1, width), table, mode="sum")
             pooled.append(sums.view(count, length, -1).amax(dim=1))
         # Bias and ReLU after the maximum, with which they change places: one row a sentence, not one a token.
-        logits: Tensor = self.classifier(F.relu(torch.cat(pooled, dim=-1) + self.bias))
-        return logits
+        features = F.relu(torch.cat(pooled, dim=-1) + self._convolution_bias)
+        return F.linear(features, self._weight, self._bias)
 
 
 def _windows(embedded: Tensor, width: int) -> Tensor:

@@ -111,15 +111,15 @@ class _TransformersLogits:
                 row if mask and mask[0] else [self._empty_id, *row[1:]] for row, mask in zip(ids, masks, strict=True)
             ]
             masks = [mask if mask and mask[0] else [1, *mask[1:]] for mask in masks]
-        return self._forward(torch.tensor(ids), torch.tensor(masks))
+        return self._forward(torch.tensor(ids), masks)
 
 
-def _forward_of(model: PreTrainedModel) -> Callable[[Tensor, Tensor], Tensor]:
-    """(input_ids, attention_mask) -> logits, by the quickest way the architecture has."""
+def _forward_of(model: PreTrainedModel) -> Callable[[Tensor, list[list[int]]], Tensor]:
+    """(input_ids (N, T), attention mask) -> logits, by the quickest way the architecture has."""
     if isinstance(model, TextNet):
         folded = FoldedTextNet(model)
-        return lambda input_ids, _: cast("Tensor", folded(input_ids))
-    return lambda input_ids, mask: cast("Tensor", model(input_ids=input_ids, attention_mask=mask).logits)
+        return lambda input_ids, _: folded(input_ids)
+    return lambda input_ids, mask: cast("Tensor", model(input_ids=input_ids, attention_mask=torch.tensor(mask)).logits)
 
 
 def _load_transformers(bundle: Bundle) -> _TransformersLogits:
