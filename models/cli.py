@@ -83,12 +83,13 @@ def run_tune(arguments: argparse.Namespace) -> int:
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """`gatekeeper calibrate`."""
-    _prepare_torch()
-    from models import calibrate
     from models.bundle import load_bundle, rewrite_bundle
     from models.errors import InputError
 
     bundle = load_bundle(arguments.bundle)
+    _prepare_torch()
+    from models import calibrate
+
     if arguments.data is not None:
         large = load_bundle(arguments.large) if arguments.large else None
         bundle = calibrate.calibrate(bundle, _dataset(arguments), large, _say)
@@ -124,12 +125,13 @@ def _print_choice(choice: "Choice") -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """`gatekeeper evaluate`. Exit code 1: the endpoint decided otherwise than the offline evaluation."""
-    _prepare_torch()
     from models.bundle import load_bundle
-    from models.evaluate import evaluate, write_card
 
     bundle, data = load_bundle(arguments.bundle), _dataset(arguments)
     large = load_bundle(arguments.large) if arguments.large else None
+    _prepare_torch()
+    from models.evaluate import evaluate, write_card
+
     evaluation = evaluate(bundle, data, large, arguments.output)
     _print_numbers(bundle.manifest.name, evaluation.numbers)
     if arguments.write_card:

@@ -8,9 +8,9 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
-from service.batcher import Batcher
+from service.batcher import Batched, Batcher
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -28,6 +28,8 @@ from service.policy import Policy
 from service.remote import Remote, RemoteAnswer
 
 MAX_HOPS = 4
+
+Result = TypeVar("Result")
 
 
 class Prediction(Protocol):
@@ -124,7 +126,7 @@ class Cascade:
         """
         policy = self._policy.snapshot
         threshold = policy.threshold if call.threshold is None else call.threshold
-        batched = await self._batcher.submit(call.texts, call.deadline)
+        batched = await _batched(self._batcher, call, disconnected)
         predictions = _whole(batched.results)
         decisions = [
             decide(prediction.confidence, threshold=threshold, deferral=policy.deferral, route=call.route)
@@ -219,9 +221,9 @@ class LargeModel:
         self._batcher = batcher
         self._metrics = metrics
 
-    async def classify(self, call: Call, disconnected: Disconnected) -> Answer:  # noqa: ARG002  nothing to race here
-        """Answers in the order of the texts."""
-        batched = await self._batcher.submit(call.texts, call.deadline)
+    async def classify(self, call: Call, disconnected: Disconnected) -> Answer:
+        """Answers in the order of the texts. Raises Overloaded, Expired, ClientGone or ModelFailed."""
+        batched = await _batched(self._batcher, call, disconnected)
         outputs = []
         for prediction in _whole(batched.results):
             answer = Scored(self._labels[prediction.label], prediction.score)
@@ -230,6 +232,13 @@ class LargeModel:
             self._metrics.count_item("accepted", None, call.override, deferral=False)
             self._metrics.observe_confidence(prediction.confidence)
         return Answer(outputs, timings_s={"queue": batched.queue_s, "model": batched.model_s})
+
+
+async def _batched(batcher: Batcher[str, Prediction], call: Call, disconnected: Disconnected) -> Batched[Prediction]:
+    """Through the model. From a queue that takes time a client may leave; the inline runner's is not worth watching."""
+    if batcher.runner == "inline":
+        return await batcher.submit(call.texts, call.deadline)
+    return await _unless_gone(asyncio.ensure_future(batcher.submit(call.texts, call.deadline)), disconnected)
 
 
 def _whole(results: Sequence[Prediction | GatekeeperError]) -> list[Prediction]:
@@ -256,17 +265,17 @@ def _failure(error: RemoteError) -> LargeModelFailed:
     return kind(f"the gate deferred and the large model did not answer ({error.reason}); try again", retry_after_s=1)
 
 
-async def _unless_gone(asked: "asyncio.Future[list[RemoteAnswer]]", disconnected: Disconnected) -> list[RemoteAnswer]:
+async def _unless_gone(asked: "asyncio.Future[Result]", disconnected: Disconnected) -> Result:
     """The result of `asked`; when the client leaves first, `asked` is cancelled and ClientGone raised.
 
-    Starlette does not cancel a handler whose client has left, and a large model's time is worth saving.
+    Starlette does not cancel a handler whose client has left, and a model's time is worth saving.
     """
     gone = asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
         if asked.done():
             return asked.result()
-        raise ClientGone("the client left while the large model was asked")
+        raise ClientGone("the client left before its answer was there")
     finally:
         gone.cancel()
         asked.cancel()

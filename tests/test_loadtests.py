@@ -166,7 +166,7 @@ def test_a_url_where_nothing_answers_is_one_clear_line_and_exit_code_2() -> None
 
 
 def test_answers_that_break_the_contract_fail_the_run(liar: str, tmp_path: Path) -> None:
-    run = start("loadtests.run", "--url", liar, "--users", "2", "--duration", "1", "--output", str(tmp_path))
+    run = start("loadtests.run", "--url", liar, "--users", "4", "--duration", "3", "--output", str(tmp_path))
     assert run.returncode == 1, run.stdout + run.stderr
     assert "outputs.*.decision: Field required" in run.stderr
     assert "a malformed request was answered with 200" in run.stderr
@@ -181,6 +181,7 @@ def test_the_bench_without_wrk_names_it_and_exits_with_2(tmp_path: Path) -> None
     assert "wrk is not installed" in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_the_bench_measures_both_servers_and_leaves_none_behind(tmp_path: Path) -> None:
     run = start("loadtests.bench", "--rounds", "1", "--seconds", "1", "--output", str(tmp_path), TMPDIR=str(tmp_path))

@@ -1,12 +1,12 @@
 """The committed bundles on the real test split, offline and over HTTP. Needs GATEKEEPER_DATA_DIR."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from processes import ROOT, Service
+
+from service.cli import main
 
 DATA_DIR = os.environ.get("GATEKEEPER_DATA_DIR", "")
 pytestmark = [
@@ -14,22 +14,20 @@ pytestmark = [
         not (Path(DATA_DIR) / "clinc150" / "data_full.json").is_file(), reason="GATEKEEPER_DATA_DIR has no clinc150"
     ),
     pytest.mark.timeout(300),
+    pytest.mark.slow,
 ]
 
 
-def test_the_running_pair_decides_as_the_offline_evaluation(edge: Service) -> None:
+def test_the_running_pair_decides_as_the_offline_evaluation(edge: Service, capsys: pytest.CaptureFixture[str]) -> None:
     """All 4,500 sentences at three thresholds: no decision differs, no answer is degraded (exit code 0)."""
     bundles = ROOT / "models" / "bundles"
-    done = subprocess.run(
-        f"{sys.executable} -m service.cli evaluate {bundles}/clinc150-small --large {bundles}/clinc150-large "
-        f"--data clinc150 --data-dir {DATA_DIR} --endpoint {edge.url}".split(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    code = main(
+        f"evaluate {bundles}/clinc150-small --large {bundles}/clinc150-large "
+        f"--data clinc150 --data-dir {DATA_DIR} --endpoint {edge.url}".split()
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split() for line in done.stdout.split("in confidence\n")[1].splitlines()]
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    rows = [line.split() for line in printed.split("in confidence\n")[1].splitlines()]
     assert len(rows) == 3
     for threshold, offline_ratio, online_ratio, offline_accuracy, online_accuracy, different, *_ in rows:
         assert offline_ratio == online_ratio, threshold

@@ -1,20 +1,18 @@
 """The whole offline job on a tiny dataset: tune, calibrate, evaluate; the same seed gives the same weights."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from processes import ROOT
 from tiny import write_tiny_clinc150
 
 from models.bundle import load_bundle
 from models.datasets import load_dataset
 from models.errors import InputError
 from models.tune import Recipe, tune_text_net
+from service.cli import main
 
 RECIPE = Recipe(epochs=12, gatekeeper_epochs=3, batch_size=16, vocabulary=200)
 
@@ -23,19 +21,15 @@ def silent(line: str) -> None:
     pass
 
 
-def gatekeeper(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+def gatekeeper(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command, run in this process."""
+    capsys.readouterr()
+    code = main(arguments)
+    return code, *capsys.readouterr()
 
 
 @pytest.mark.timeout(120)
-def test_tune_calibrate_evaluate(tmp_path: Path) -> None:
+def test_tune_calibrate_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data_dir = write_tiny_clinc150(tmp_path / "data")
     data = load_dataset("clinc150", data_dir)
     bundle = tune_text_net(data, RECIPE, tmp_path / "one", silent)
@@ -46,19 +40,19 @@ def test_tune_calibrate_evaluate(tmp_path: Path) -> None:
 
     common = ("--data", "clinc150", "--data-dir", str(data_dir))
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
-    done = gatekeeper("calibrate", one, "--large", two, *common, "--target-deferral-ratio", "0.25", "--write")
-    assert done.returncode == 0, done.stderr
-    assert "expected deferral ratio  0.2" in done.stdout
+    command = ("calibrate", one, "--large", two, *common, "--target-deferral-ratio", "0.25", "--write")
+    code, printed, _ = gatekeeper(capsys, *command)
+    assert code == 0
+    assert "expected deferral ratio  0.2" in printed
     calibrated = load_bundle(tmp_path / "one")
     assert calibrated.gate_digest != bundle.gate_digest
-    assert f"{calibrated.manifest.default_threshold:g}" in done.stdout
+    assert f"{calibrated.manifest.default_threshold:g}" in printed
     calibration = calibrated.read_calibration()
     assert calibration is not None
     assert len(calibration.confidence) == len(data.calibrate)
 
     out = tmp_path / "out"
-    done = gatekeeper("evaluate", one, "--large", two, *common, "--output", str(out), "--write-card")
-    assert done.returncode == 0, done.stderr
+    assert gatekeeper(capsys, "evaluate", one, "--large", two, *common, "--output", str(out), "--write-card")[0] == 0
     numbers = json.loads((out / "metrics.json").read_text())
     assert {"a_S", "a_L", "s_d", "s_o", "auroc", "out_of_scope"} <= numbers.keys()
     assert numbers["a_S"].keys() == {"value", "low", "high"}
@@ -72,9 +66,9 @@ def test_tune_calibrate_evaluate(tmp_path: Path) -> None:
     assert final.manifest.metrics["a_S"] == pytest.approx(numbers["a_S"]["value"], abs=1e-6)
     assert "CC BY 3.0" in (tmp_path / "one" / "README.md").read_text()
 
-    impossible = gatekeeper("calibrate", two, "--target-accuracy", "0.9")
-    assert impossible.returncode == 2
-    assert "no calibration data" in impossible.stderr
+    code, _, complaint = gatekeeper(capsys, "calibrate", two, "--target-accuracy", "0.9")
+    assert code == 2
+    assert "no calibration data" in complaint
 
 
 def test_splits_are_disjoint_stratified_and_the_same_every_time(tmp_path: Path) -> None:
@@ -107,9 +101,11 @@ def test_a_file_that_is_not_the_dataset_is_refused_by_name(tmp_path: Path, conte
         (("calibrate", "/nowhere"), "/nowhere"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_line(arguments: tuple[str, ...], words: str) -> None:
-    done = gatekeeper(*arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stdout == ""
+def test_wrong_arguments_are_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    code, printed, complaint = gatekeeper(capsys, *arguments)
+    assert code == 2
+    assert words in complaint
+    assert len(complaint.strip().splitlines()) == 1
+    assert printed == ""
