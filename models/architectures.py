@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from models.folded import MODEL_TYPE
+
 
 class TextNetConfig(PreTrainedConfig):
     """Shape of a TextNet. Kernel widths are in tokens; unk_token_id is what token dropout puts in."""
 
-    model_type = "gatekeeper_text_net"
+    model_type = MODEL_TYPE
 
     vocab_size: int = 6000
     embedding_size: int = 96
@@ -72,46 +74,6 @@ class TextNet(PreTrainedModel):
         pooled = F.dropout(torch.cat(features, dim=-1), self.config.dropout, self.training)
         logits = self.classifier(pooled)
         return SequenceClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
-
-
-class FoldedTextNet:
-    """A TextNet for inference: every embedding through every convolution once, so that a forward pass only adds.
-
-    Costs sum(kernel_sizes) * channels floats of memory for each vocabulary entry. Equal to the TextNet but for the
-    order of summation (1e-6); holds the weights as they were when it was made. Not a Module: at one text a call,
-    looking up its parts would cost as much as adding them.
-    """
-
-    @torch.no_grad()
-    def __init__(self, net: TextNet) -> None:
-        self._pad = net.config.pad_token_id or 0
-        vocabulary, size = net.embedding.weight.shape
-        convolutions = [module for module in net.convolutions if isinstance(module, nn.Linear)]
-        self._layers: list[tuple[int, Tensor, Tensor]] = []
-        for width, convolution in zip(net.config.kernel_sizes, convolutions, strict=True):
-            # Rows [place * V, (place + 1) * V): what each token adds when it stands at that place of the window.
-            weights = convolution.weight.view(-1, width, size).unbind(dim=1)
-            table = torch.cat([net.embedding.weight @ weight.T for weight in weights])
-            # A window around padding can never be the maximum; padding beside a token still adds nothing.
-            table[(width - 1) // 2 * vocabulary + self._pad] = -torch.inf
-            self._layers.append((width, table, torch.arange(0, width * vocabulary, vocabulary)))
-        self._convolution_bias = torch.cat([convolution.bias for convolution in convolutions]).clone()
-        self._weight, self._bias = net.classifier.weight.detach().clone(), net.classifier.bias.detach().clone()
-
-    def __call__(self, input_ids: Tensor) -> Tensor:
-        """input_ids (N, T) -> logits (N, num_labels)."""
-        count, length = input_ids.shape
-        pooled = []
-        for width, table, places in self._layers:
-            windows = input_ids.unsqueeze(-1)
-            if width > 1:
-                padded = F.pad(input_ids, ((width - 1) // 2, width // 2), value=self._pad)
-                windows = padded.unfold(1, width, 1) + places
-            sums = F.embedding_bag(windows.view(-1, width), table, mode="sum")
-            pooled.append(sums.view(count, length, -1).amax(dim=1))
-        # Bias and ReLU after the maximum, with which they change places: one row a sentence, not one a token.
-        features = F.relu(torch.cat(pooled, dim=-1) + self._convolution_bias)
-        return F.linear(features, self._weight, self._bias)
 
 
 def _windows(embedded: Tensor, width: int) -> Tensor:

@@ -1,13 +1,15 @@
 """Inference for text classifiers: a bundle in, predictions out. One thread calls it, one batch at a time.
 
 The edge, the large-model service and the job all predict through this file, so that a confidence is the same number
-everywhere.
+everywhere. transformers is imported by what needs it: three seconds and 100 MB that the default edge does without.
 """
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -17,12 +19,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from models.architectures import FoldedTextNet, TextNet  # importing them registers our nets with the Auto classes
 from models.bundle import WEIGHTS, Base, Bundle, file_sha256
 from models.confidence import SCORES
 from models.errors import BundleError
+from models.folded import MODEL_TYPE, FoldedTextNet
 
 HEAD = WEIGHTS["head"]
 
@@ -93,11 +94,14 @@ def load_tokenizer(path: Path, max_tokens: int, pad_id: int) -> Tokenizer:
     return tokenizer
 
 
-class _TransformersLogits:
-    """A sequence classifier of transformers behind its fast tokenizer."""
+Forward = Callable[[Tensor, list[list[int]]], Tensor]
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, empty_id: int) -> None:
-        self._forward = _forward_of(model)
+
+class _TransformersLogits:
+    """A sequence classifier behind its fast tokenizer. forward: (input_ids (N, T), attention mask) -> logits (N, C)."""
+
+    def __init__(self, forward: Forward, tokenizer: Tokenizer, empty_id: int) -> None:
+        self._forward = forward
         self._tokenizer = tokenizer
         self._empty_id = empty_id
 
@@ -114,26 +118,44 @@ class _TransformersLogits:
         return self._forward(torch.tensor(ids), masks)
 
 
-def _forward_of(model: PreTrainedModel) -> Callable[[Tensor, list[list[int]]], Tensor]:
-    """(input_ids (N, T), attention mask) -> logits, by the quickest way the architecture has."""
-    if isinstance(model, TextNet):
-        folded = FoldedTextNet(model)
-        return lambda input_ids, _: folded(input_ids)
-    return lambda input_ids, mask: cast("Tensor", model(input_ids=input_ids, attention_mask=torch.tensor(mask)).logits)
-
-
 def _load_transformers(bundle: Bundle) -> _TransformersLogits:
-    model = AutoModelForSequenceClassification.from_pretrained(
-        bundle.directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-    ).eval()
-    pad_id = model.config.pad_token_id or 0
-    if model.config.num_labels != len(bundle.manifest.labels):
-        raise BundleError(
-            f"{bundle.directory / 'config.json'}: {model.config.num_labels} outputs for "
-            f"{len(bundle.manifest.labels)} labels"
-        )
+    config = json.loads((bundle.directory / "config.json").read_bytes())
+    load_forward = _load_folded if config.get("model_type") == MODEL_TYPE else _load_auto
+    forward, outputs = load_forward(bundle.directory)
+    labels = len(bundle.manifest.labels)
+    if outputs != labels:
+        raise BundleError(f"{bundle.directory / 'config.json'}: {outputs} outputs for {labels} labels")
+    pad_id = config.get("pad_token_id") or 0
     tokenizer = load_tokenizer(bundle.directory / "tokenizer.json", bundle.manifest.max_tokens, pad_id)
-    return _TransformersLogits(model, tokenizer, getattr(model.config, "unk_token_id", None) or pad_id)
+    return _TransformersLogits(forward, tokenizer, config.get("unk_token_id") or pad_id)
+
+
+def _load_folded(directory: Path) -> tuple[Forward, int]:
+    folded = FoldedTextNet.load(directory)
+    return lambda input_ids, _: folded(input_ids), folded.num_labels
+
+
+def _load_auto(directory: Path) -> tuple[Forward, int]:
+    model = (
+        _transformers()
+        .AutoModelForSequenceClassification.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+        )
+        .eval()
+    )
+
+    def forward(input_ids: Tensor, mask: list[list[int]]) -> Tensor:
+        return cast("Tensor", model(input_ids=input_ids, attention_mask=torch.tensor(mask)).logits)
+
+    return forward, model.config.num_labels
+
+
+def _transformers() -> ModuleType:
+    """The library, without the bars that it draws into a service's log."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    return transformers
 
 
 class FrozenBase:
@@ -146,9 +168,11 @@ class FrozenBase:
                 raise BundleError(f"{directory / file} is missing")
             if file_sha256(directory / file) != expected:
                 raise BundleError(f"{directory / file} is not the file the bundle was made with (sha256 differs)")
-        self._model = AutoModel.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-        ).eval()
+        self._model = (
+            _transformers()
+            .AutoModel.from_pretrained(directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
+            .eval()
+        )
         self._tokenizer = load_tokenizer(directory / "tokenizer.json", max_tokens, self._model.config.pad_token_id or 0)
 
     def embed(self, texts: Sequence[str]) -> Tensor:

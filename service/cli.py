@@ -140,9 +140,6 @@ def _prepare_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer runs where the model runs
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

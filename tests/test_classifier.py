@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.architectures import FoldedTextNet, TextNet, TextNetConfig
+from models.architectures import TextNet, TextNetConfig
 from models.bundle import Bundle, load_bundle
 from models.classifier import TextClassifier, load_classifier, load_head, predict_all
 from models.confidence import SCORES
 from models.errors import BundleError
+from models.folded import FoldedTextNet
 
 TEXTS = ["what is my balance", "set a timer for ten minutes and then another one", "🐟", "", "   ", "\x00", "a b"]
 
@@ -22,15 +23,30 @@ def small(bundles: Path) -> TextClassifier:
 
 
 @pytest.mark.parametrize("widths", [(1, 3), (2,), (1, 2, 3, 4), (5,)])
-def test_the_folded_net_is_the_net(widths: tuple[int, ...]) -> None:
+def test_the_folded_net_is_the_net(widths: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = TextNet(TextNetConfig(num_labels=7, vocab_size=50, embedding_size=8, channels=16, kernel_sizes=widths)).eval()
     ids = torch.randint(2, 50, (9, 12))
     ids[0, 3:] = 0
     ids[1, 1:] = 0
     ids[2] = 0
+    net.save_pretrained(tmp_path)
+    folded = FoldedTextNet.load(tmp_path)
+    assert folded.num_labels == 7
     with torch.no_grad():
-        torch.testing.assert_close(FoldedTextNet(net)(ids), net(ids).logits, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(folded(ids), net(ids).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_the_bundle_is_one_that_the_auto_classes_load(bundles: Path, small: TextClassifier) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    net = AutoModelForSequenceClassification.from_pretrained(bundles / "clinc150-small").eval()
+    assert isinstance(net, TextNet)
+    ids = torch.tensor([[5, 80, 7, 600], [9, 10, 0, 0]])
+    with torch.no_grad():
+        folded = FoldedTextNet.load(bundles / "clinc150-small")(ids)
+        torch.testing.assert_close(folded, net(ids).logits, atol=1e-5, rtol=1e-5)
+    assert tuple(net.config.id2label.values()) == small.labels
 
 
 def test_padding_has_no_influence() -> None:
