@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
@@ -233,7 +234,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         database.text_factory = bytes  # text that is not UTF-8 is for _Documents to report
-        database.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(database)
         database.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a power cut
         database.execute(_TABLE)
         database.execute(_INDEX)
@@ -241,6 +242,20 @@ def _open_database(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _switch_to_wal(database: sqlite3.Connection) -> None:
+    """SQLite's own timeout does not cover this: replicas that open a new file at once find it locked."""
+    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
