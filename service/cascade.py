@@ -28,6 +28,7 @@ from service.policy import Policy
 from service.remote import Remote, RemoteAnswer
 
 MAX_HOPS = 4
+ANSWER_MARGIN_S = 0.02  # kept back of a client's deadline, so that a degraded answer still reaches it in time
 
 Result = TypeVar("Result")
 
@@ -193,6 +194,7 @@ class Cascade:
             left_s = call.deadline - time.monotonic()
             if left_s <= 0:
                 raise DeadlineExceeded("no time is left for the large model")
+            left_s -= min(ANSWER_MARGIN_S, left_s * 0.1)
             own_deadline = left_s < timeout_s
             timeout_s = min(timeout_s, left_s)
         asked = asyncio.ensure_future(

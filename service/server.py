@@ -75,6 +75,11 @@ class _DrainingServer(uvicorn.Server):
             loop.remove_signal_handler(signal.SIGTERM)
             loop.remove_signal_handler(signal.SIGINT)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        addresses = ["{}:{}".format(*listener.getsockname()[:2]) for listener in sockets or ()]
+        logger.info("listening", extra={"addresses": addresses})
+
     def _drain(self) -> None:
         runtime = getattr(self._app.state, "runtime", None)
         if runtime is None or runtime.draining:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import Service, spawn, spawn_edge, stopping
+from processes import Service, admin, spawn, spawn_edge, stopping
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,15 @@ def edge(tmp_path_factory: pytest.TempPathFactory, large: Service) -> Iterator[S
 def client(edge: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=edge.url, timeout=20.0) as client:
         yield client
+
+
+@pytest.fixture
+def restored_policy(client: httpx.Client) -> Iterator[None]:
+    """The test may change the policy: its fields are put back afterwards."""
+    before = admin(client, "GET", "policy").json()
+    yield
+    fields = {key: before[key] for key in ("threshold", "deferral", "on_remote_failure", "remote_timeout_s", "note")}
+    assert admin(client, "PATCH", "policy", json=fields).status_code == 200
 
 
 @pytest.fixture(scope="session")

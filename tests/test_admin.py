@@ -1,7 +1,5 @@
 """The admin API of a running edge: the policy's whole life over HTTP."""
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 from processes import TOKEN, admin
@@ -12,13 +10,7 @@ from service.policy import Policy
 ODD = "asdf qwer zxcv"
 
 
-@pytest.fixture(autouse=True)
-def restored(client: httpx.Client) -> Iterator[None]:
-    """Each test leaves the policy's fields as it found them."""
-    before = admin(client, "GET", "policy").json()
-    yield
-    fields = {key: before[key] for key in ("threshold", "deferral", "on_remote_failure", "remote_timeout_s", "note")}
-    assert admin(client, "PATCH", "policy", json=fields).status_code == 200
+pytestmark = pytest.mark.usefixtures("restored_policy")
 
 
 def decision(client: httpx.Client, text: str = ODD) -> tuple[str, str | None]:
