@@ -146,11 +146,11 @@ def test_low_precision_logits_are_computed_in_fp32(dtype: torch.dtype) -> None:
     assert low.grad.dtype == dtype
 
 
-@pytest.mark.parametrize("direction", ["p_u", "u_p"])
-@pytest.mark.parametrize("fill", [-math.inf, torch.finfo(torch.float32).min])
+# Not u_p with a finite fill: KL(U||p) is truly huge there.
+@pytest.mark.parametrize(
+    ("direction", "fill"), [("p_u", -math.inf), ("u_p", -math.inf), ("p_u", torch.finfo(torch.float32).min)]
+)
 def test_masked_classes_keep_loss_and_gradient_finite(direction: str, fill: float) -> None:
-    if direction == "u_p" and fill != -math.inf:
-        pytest.skip("KL(U||p) is truly huge at a finite fill")
     logits = torch.randn(8, 6)
     logits[:, 4:] = fill
     labels = torch.tensor([0, 1, 2, 3, 4, 5, 0, 1])  # two of them are masked themselves
