@@ -39,6 +39,7 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here goes by the client's address
         timeout_graceful_shutdown=int(settings.shutdown_timeout_s) or 1,
         lifespan="on",
     )
