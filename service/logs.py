@@ -23,10 +23,14 @@ def configure_logs(settings: EdgeSettings | LargeSettings, service: str) -> None
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_service,
     ]
+    # Tracebacks without local variables: these hold the texts of requests, and now and then a token.
+    without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     rendered: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

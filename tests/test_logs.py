@@ -1,0 +1,47 @@
+"""Logs: one object a line, and never what a request said."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from service.logs import configure_logs
+from service.settings import EdgeSettings
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+def fail(text: str) -> None:
+    raise ValueError(f"the model failed on {len(text)} characters")
+
+
+@pytest.mark.parametrize("kind", ["json", "text"])
+def test_a_traceback_tells_where_and_not_what_was_said(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(EdgeSettings(log_format=kind), "edge")  # type: ignore[arg-type]
+    said = "a private sentence"
+    try:
+        fail(said)
+    except ValueError:
+        logging.getLogger("service.test").exception("request failed", extra={"request_id": "id-1"})
+    printed = capsys.readouterr().err
+    assert "the model failed" in printed
+    assert "test_logs.py" in printed
+    assert "id-1" in printed
+    assert "private" not in printed
+
+
+def test_json_logs_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(EdgeSettings(log_format="json"), "edge")
+    logging.getLogger("service.test").info("one\ntwo", extra={"count": 3})
+    logging.getLogger("uvicorn.error").warning("three")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["one\ntwo", "three"]
+    assert lines[0]["service"] == "edge"
+    assert lines[0]["count"] == 3
