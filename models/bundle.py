@@ -11,6 +11,7 @@ No pickle is ever read and no remote code is ever trusted.
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from models.errors import BundleError
 
 FORMAT_VERSION = 1
 MANIFEST = "gatekeeper.json"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CALIBRATION = "calibration.parquet"
 WEIGHTS = {"transformers": "model.safetensors", "head": "head.safetensors"}
 
@@ -51,7 +53,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: Literal[1]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = Field(pattern=f"^{NAME}$")
     task: Literal["text-classification"]
     runtime: Literal["transformers", "head"]
     labels: tuple[str, ...] = Field(min_length=2)
@@ -210,6 +212,8 @@ def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callabl
 
 def check_output(directory: Path) -> None:
     """Raise BundleError where write_bundle would: before minutes of training, not after."""
+    if not re.fullmatch(NAME, directory.name):
+        raise BundleError(f"{directory.name!r} names the bundle: letters, digits, '.', '_' and '-' only")
     if directory.exists() and not directory.is_dir():
         raise BundleError(f"{directory} is a file: name a directory for the bundle")
     try:

@@ -126,7 +126,10 @@ def _print_choice(choice: "Choice") -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """`gatekeeper evaluate`. Exit code 1: the endpoint decided otherwise than the offline evaluation."""
     from models.bundle import load_bundle
+    from models.errors import InputError
 
+    if arguments.endpoint and not arguments.large:
+        raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
     bundle, data = load_bundle(arguments.bundle), _dataset(arguments)
     large = load_bundle(arguments.large) if arguments.large else None
     _prepare_torch()

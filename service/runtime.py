@@ -16,7 +16,6 @@ from models.bundle import Bundle, Calibration, load_bundle
 from models.classifier import TextClassifier, load_classifier
 from models.confidence import SCORES
 from models.errors import BundleError
-from service.api.admin import RemoteStatus, Status, StoreStatus
 from service.batcher import Batcher
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import StartupError
@@ -26,6 +25,7 @@ from service.policy import Policy
 from service.policy_store import open_policy_store
 from service.remote import GatekeeperRemote, Remote, RemoteLimits
 from service.settings import EdgeSettings, LargeSettings
+from service.status import RemoteStatus, Status, StoreStatus
 
 logger = logging.getLogger(__name__)
 

@@ -73,5 +73,10 @@ def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
     assert knowing == places[library]
 
 
+def test_nothing_below_the_app_knows_the_api() -> None:
+    knowing = {path.name for path in (ROOT / "service").glob("*.py") if any("service.api" in m for m in imported(path))}
+    assert knowing == {"app.py"}
+
+
 def test_the_gate_does_no_io_and_knows_no_torch() -> None:
     assert packages(ROOT / "service" / "gate.py") <= {"dataclasses", "typing"}

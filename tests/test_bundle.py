@@ -139,6 +139,8 @@ def test_nothing_but_a_bundle_is_ever_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious" / "thesis.txt").write_text("mine")
     with pytest.raises(BundleError, match="not a bundle"):
         check_output(tmp_path / "precious")
+    with pytest.raises(BundleError, match="names the bundle"):
+        check_output(tmp_path / "mine, at last")
     with pytest.raises(BundleError, match="is a file"):
         check_output(tmp_path / "precious" / "thesis.txt")
 

@@ -17,6 +17,7 @@ from service.errors import (
     VersionMismatch,
 )
 from service.policy import Policy, PolicyPatch, PolicyReplacement
+from service.status import Status
 
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 UPDATED_BY = "admin"
@@ -35,35 +36,6 @@ class History(BaseModel):
     """Versions, newest first."""
 
     versions: list[Policy]
-
-
-class StoreStatus(BaseModel):
-    kind: str
-    up: bool
-
-
-class RemoteStatus(BaseModel):
-    url: str
-    breaker_open: bool
-    labels_match: bool | None = Field(description="null until the large model has been asked")
-
-
-class Status(BaseModel):
-    """What an operator looks at first."""
-
-    model: str
-    gate_digest: str
-    version: str
-    uptime_s: float
-    draining: bool
-    policy: Policy
-    policy_store: StoreStatus
-    remote: RemoteStatus
-    deferral_ratio: float | None = Field(description="over the last 1,000 items; null before the first")
-    expected_deferral_ratio: float | None
-    expected_joint_accuracy: float | None
-    runner: str
-    queue_depth: int
 
 
 async def authorise(request: Request) -> None:
