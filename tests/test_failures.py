@@ -167,6 +167,32 @@ def test_a_taken_port_and_a_bad_setting_are_told_in_one_line(edge: Service) -> N
     assert "REDIS_URL" in refused_start("--port", "0", REDIS_URL="nonsense")
 
 
+def test_beyond_its_queue_an_edge_refuses_and_goes_on(tmp_path: Path) -> None:
+    """Far more than fits: each request is answered whole or refused with 429, and health stays responsive."""
+    small_queue = {"MAX_ITEMS": "8", "MAX_QUEUE_ITEMS": "8", "MAX_BATCH_ITEMS": "1", "RUNNER": "thread"}
+    edge = spawn_edge(tmp_path, "http://127.0.0.1:9", **small_queue)
+
+    async def flood() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(base_url=edge.url, timeout=30.0, limits=limits) as client:
+            body = {"inputs": [EASY] * 8}
+            return await asyncio.gather(*(client.post("/v1/classify", json=body) for _ in range(256)))
+
+    with stopping(edge):
+        edge.wait_ready()
+        responses = asyncio.run(flood())
+        refused = [response for response in responses if response.status_code == 429]
+        assert {response.status_code for response in responses} == {200, 429}
+        assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
+        assert all(len(r.json()["outputs"]) == 8 for r in responses if r.status_code == 200)
+        assert httpx.get(f"{edge.url}/readyz").status_code == 200
+        with httpx.Client(base_url=edge.url) as client:
+            assert output(client, EASY)["decision"] == "accepted"
+            metrics = client.get("/metrics").text
+        assert f'gatekeeper_rejected_total{{reason="overloaded"}} {len(refused)}.0' in metrics
+        assert "gatekeeper_queue_depth 0.0" in metrics
+
+
 async def test_slow_and_broken_connections_do_not_hold_up_the_others(edge: Service) -> None:
     """Half a header, half a body, idle connections: the next request is answered."""
     connections = [await asyncio.open_connection("127.0.0.1", edge.port) for _ in range(100)]
