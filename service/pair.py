@@ -29,6 +29,8 @@ class _Stopped(Exception):
 def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
     """Start both, wait until both are ready, say how to use them, stay until told to stop. 0: stopped on request."""
     for host, port in ((large.host, large.port), (edge.host, edge.port)):
+        if port == 0:
+            raise StartupError("the pair needs ports that it can tell: give a number above 0")
         bind(host, port).close()
     token, token_path = admin_token(edge)
     edge_url, large_url = f"http://{edge.host}:{edge.port}", f"http://{large.host}:{large.port}"

@@ -124,7 +124,7 @@ def test_no_orphan_is_left_when_it_is_killed(tmp_path: Path) -> None:
 
 def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path, edge: Service) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "up", "--port", str(edge.port), "--large-port", "0"],
+        [sys.executable, "-m", "service.cli", "up", "--port", str(edge.port), "--large-port", str(free_port())],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
