@@ -228,14 +228,25 @@ def check_output(directory: Path) -> None:
 
 def rewrite_bundle(bundle: Bundle, changes: dict[str, Any], write_files: Callable[[Path], None]) -> Bundle:
     """The same bundle with other manifest fields and some files written anew."""
+    return _rewrite(bundle, changes, write_files, bundle.directory)
+
+
+def _rewrite(bundle: Bundle, changes: dict[str, Any], write_files: Callable[[Path], None], directory: Path) -> Bundle:
     kept = bundle.manifest.model_dump(exclude={"format_version", "files"})
 
-    def write(directory: Path) -> None:
+    def write(new: Path) -> None:
         for name in bundle.manifest.files:
-            shutil.copyfile(bundle.directory / name, directory / name)
-        write_files(directory)
+            shutil.copyfile(bundle.directory / name, new / name)
+        write_files(new)
 
-    return write_bundle(bundle.directory, {**kept, **changes}, write)
+    return write_bundle(directory, {**kept, **changes}, write)
+
+
+def copy_bundle(bundle: Bundle, directory: Path) -> Bundle:
+    """The same bundle, under its own name, in another directory."""
+    if directory.exists() and directory.resolve() == bundle.directory.resolve():
+        return bundle
+    return _rewrite(bundle, {}, lambda _: None, directory)
 
 
 def write_calibration(directory: Path, calibration: Calibration) -> None:

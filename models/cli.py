@@ -29,6 +29,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     calibrate = commands.add_parser("calibrate", help="temperature, calibration data and thresholds of a bundle")
     calibrate.add_argument("bundle", type=Path)
     calibrate.add_argument("--large", type=Path, help="the large model's bundle")
+    calibrate.add_argument("--output", type=Path, help="write a bundle of its own there; default: in place")
     _add_data(calibrate, required=False)
     target = calibrate.add_mutually_exclusive_group()
     target.add_argument("--target-deferral-ratio", type=float, metavar="R")
@@ -83,10 +84,14 @@ def run_tune(arguments: argparse.Namespace) -> int:
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """`gatekeeper calibrate`."""
-    from models.bundle import load_bundle, rewrite_bundle
+    from models.bundle import copy_bundle, load_bundle, rewrite_bundle
     from models.errors import InputError
 
     bundle = load_bundle(arguments.bundle)
+    if arguments.output is not None:
+        if arguments.data is None and not arguments.write:
+            raise InputError("--output needs something to write: --data, or a target and --write")
+        bundle = copy_bundle(bundle, arguments.output)
     _prepare_torch()
     from models import calibrate
 

@@ -134,7 +134,7 @@ def _write(
 
 def write_card(bundle: Bundle, data: TextDataset, numbers: dict[str, Any], large: Bundle | None) -> Bundle:
     """Put the measured numbers into the bundle's manifest and model card. The gate digest stays."""
-    headline = {
+    headline = {"threshold": numbers["threshold"]} | {
         name: round(entry["value"], 6)
         for name, entry in numbers.items()
         if isinstance(entry, dict) and entry.get("value") is not None
@@ -161,8 +161,8 @@ def _card(bundle: Bundle, data: TextDataset, headline: dict[str, float], large: 
 {base}
 Data: {data.name}, {data.licence}; trained on its train split, calibrated on half of its validation split.
 
-Measured on the {len(data.test)} in-scope test items of {data.name} at the default threshold \
-{manifest.default_threshold:g} (temperature {manifest.temperature:g}){beside}:
+Measured on the {len(data.test)} in-scope test items of {data.name} at the threshold \
+{headline["threshold"]:g} (temperature {manifest.temperature:g}){beside}:
 
 | what | value |
 | --- | --- |

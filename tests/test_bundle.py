@@ -12,6 +12,7 @@ from models.bundle import (
     Bundle,
     Calibration,
     check_output,
+    copy_bundle,
     gate_digest,
     load_bundle,
     rewrite_bundle,
@@ -132,6 +133,14 @@ def test_a_failed_write_leaves_the_old_bundle_and_no_litter(bundle: Bundle) -> N
         write_bundle(bundle.directory, FIELDS, half)
     assert load_bundle(bundle.directory) == bundle
     assert [path.name for path in bundle.directory.parent.iterdir()] == ["tiny"]
+
+
+def test_a_copy_is_the_same_bundle_elsewhere(bundle: Bundle, tmp_path: Path) -> None:
+    copy = copy_bundle(bundle, tmp_path / "copy")
+    assert (copy.gate_digest, copy.manifest) == (bundle.gate_digest, bundle.manifest)
+    assert copy_bundle(copy, tmp_path / "copy") == copy
+    with pytest.raises(BundleError, match="not a bundle"):
+        copy_bundle(bundle, tmp_path)
 
 
 def test_nothing_but_a_bundle_is_ever_replaced(tmp_path: Path) -> None:
