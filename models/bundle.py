@@ -1,6 +1,6 @@
 """The bundle: the directory that the job writes and the edge loads. The contract between the two halves.
 
-    gatekeeper.json        what it is (Manifest), with the sha256 of every other file
+    gatekeeper.json        what it is (Manifest), with the sha256 of every other file but the card
     model.safetensors ...  runtime `transformers`: what the Auto classes load, tokenizer.json beside it
     head.safetensors       runtime `head`: a linear head on a frozen base that is not in the bundle
     calibration.parquet    one row per item of the calibrate split: confidence, small_correct, large_correct
@@ -31,6 +31,7 @@ FORMAT_VERSION = 1
 MANIFEST = "gatekeeper.json"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CALIBRATION = "calibration.parquet"
+CARD = "README.md"
 WEIGHTS = {"transformers": "model.safetensors", "head": "head.safetensors"}
 
 
@@ -71,7 +72,7 @@ class Manifest(BaseModel):
     code_commit: str | None = None
     training: dict[str, Any] = Field(default_factory=dict, description="everything else that shaped the weights")
     metrics: dict[str, float] = Field(default_factory=dict, description="headline numbers, measured")
-    files: dict[str, str] = Field(description="sha256 of every other file")
+    files: dict[str, str] = Field(description="sha256 of every other file but the card, which people edit")
 
     @field_validator("labels")
     @classmethod
@@ -197,7 +198,7 @@ def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callabl
             new, old = Path(scratch) / "new", Path(scratch) / "old"
             new.mkdir()
             write_files(new)
-            files = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
+            files = {path.name: file_sha256(path) for path in sorted(new.iterdir()) if path.name != CARD}
             checked = Manifest.model_validate({**manifest, "format_version": FORMAT_VERSION, "files": files})
             (new / MANIFEST).write_text(checked.model_dump_json(indent=2, exclude_none=True) + "\n")
             for path in new.iterdir():
@@ -235,8 +236,9 @@ def _rewrite(bundle: Bundle, changes: dict[str, Any], write_files: Callable[[Pat
     kept = bundle.manifest.model_dump(exclude={"format_version", "files"})
 
     def write(new: Path) -> None:
-        for name in bundle.manifest.files:
-            shutil.copyfile(bundle.directory / name, new / name)
+        for name in (*bundle.manifest.files, CARD):
+            if (bundle.directory / name).exists():
+                shutil.copyfile(bundle.directory / name, new / name)
         write_files(new)
 
     return write_bundle(directory, {**kept, **changes}, write)

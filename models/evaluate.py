@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import metrics
-from models.bundle import Bundle, rewrite_bundle
+from models.bundle import CARD, Bundle, rewrite_bundle
 from models.calibrate import correctness
 from models.classifier import TextClassifier, load_classifier, predict_all
 from models.confidence import SCORES
@@ -142,7 +142,7 @@ def write_card(bundle: Bundle, data: TextDataset, numbers: dict[str, Any], large
     if numbers["out_of_scope"]:
         headline["out_of_scope_deferral_ratio"] = round(numbers["out_of_scope"]["deferral_ratio"], 6)
     card = _card(bundle, data, headline, large)
-    return rewrite_bundle(bundle, {"metrics": headline}, lambda path: _write_text(path / "README.md", card))
+    return rewrite_bundle(bundle, {"metrics": headline}, lambda path: _write_text(path / CARD, card))
 
 
 def _write_text(path: Path, text: str) -> None:

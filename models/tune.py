@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 
 from models.architectures import TextNet, TextNetConfig
-from models.bundle import Base, Bundle, write_bundle
+from models.bundle import CARD, Base, Bundle, write_bundle
 from models.classifier import FrozenBase, save_head
 from models.datasets import Split, TextDataset
 from models.gatekeeper import GatekeeperLoss
@@ -275,7 +275,7 @@ def _manifest(name: str, data: TextDataset, seed: int, max_tokens: int) -> dict[
 
 
 def _write_card(directory: Path, name: str, data: TextDataset) -> None:
-    (directory / "README.md").write_text(
+    (directory / CARD).write_text(
         f"# {name}\n\nTuned on {data.name} ({data.licence}). Not calibrated, not evaluated yet: run `gatekeeper "
         "calibrate` and `gatekeeper evaluate --write-card`.\n"
     )

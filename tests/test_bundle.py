@@ -154,6 +154,13 @@ def test_nothing_but_a_bundle_is_ever_replaced(tmp_path: Path) -> None:
         check_output(tmp_path / "precious" / "thesis.txt")
 
 
+def test_a_card_may_be_edited_and_is_kept(bundle: Bundle) -> None:
+    (bundle.directory / "README.md").write_text("by hand")
+    again = rewrite_bundle(bundle, {"default_threshold": 0.7}, lambda _: None)
+    assert load_bundle(bundle.directory) == again
+    assert (bundle.directory / "README.md").read_text() == "by hand"
+
+
 def test_files_are_readable_by_another_user(bundle: Bundle) -> None:
     assert {path.stat().st_mode & 0o777 for path in bundle.directory.iterdir()} == {0o644}
 
