@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -21,7 +21,7 @@ from service.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import StartupError
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
-from service.policy import Policy
+from service.policy import Policy, PolicyStore
 from service.policy_store import open_policy_store
 from service.remote import GatekeeperRemote, Remote, RemoteLimits
 from service.settings import EdgeSettings, LargeSettings
@@ -130,44 +130,24 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime = EdgeRuntime(settings, bundle, bundle.read_calibration())
     except BundleError as error:
         raise StartupError(str(error)) from error
-    runtime.batcher = _batcher(settings, model, runtime.metrics)
-    store = open_policy_store(settings)
-    redis = settings.redis_url is not None
-    runtime.policy = LivePolicy(
-        store,
-        name=bundle.manifest.name,
-        gate_digest=bundle.gate_digest,
-        default_threshold=bundle.manifest.default_threshold,
-        threshold_range=runtime.threshold_range,
-        last_good_path=settings.policy_path.parent / f"last-good-{bundle.manifest.name}.json" if redis else None,
-        poll_s=settings.policy_poll_s,
-        on_change=runtime.on_policy,
-        on_store_up=runtime.on_store_up,
-    )
-    runtime.remote = remote = GatekeeperRemote(
-        str(settings.remote_url).rstrip("/"),
-        RemoteLimits(
-            max_concurrency=settings.remote_max_concurrency,
-            connect_timeout_s=settings.remote_connect_timeout_s,
-            max_response_bytes=settings.remote_max_response_bytes,
-            breaker_failures=settings.breaker_failures,
-            breaker_open_s=settings.breaker_open_s,
-        ),
-        runtime.metrics.observe_remote,
-    )
-    runtime.metrics.watch_breaker(lambda: remote.breaker_open)
-    runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, remote, runtime.metrics)
-    await runtime.policy.start()
-    meeting = asyncio.create_task(_compare_labels(runtime), name="first contact")
-    try:
-        yield runtime
-    finally:
-        meeting.cancel()
-        await asyncio.gather(meeting, return_exceptions=True)
-        await remote.aclose()
-        await runtime.policy.close()
-        await store.close()
-        await runtime.batcher.aclose()
+    async with AsyncExitStack() as stack:
+        runtime.batcher = _batcher(settings, model, runtime.metrics)
+        stack.push_async_callback(runtime.batcher.aclose)
+        store = open_policy_store(settings)
+        stack.push_async_callback(store.close)
+        runtime.policy = _live_policy(settings, runtime, store)
+        stack.push_async_callback(runtime.policy.close)
+        await runtime.policy.start()
+        runtime.remote = remote = _remote(settings, runtime.metrics)
+        stack.push_async_callback(remote.aclose)
+        runtime.metrics.watch_breaker(lambda: remote.breaker_open)
+        runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, remote, runtime.metrics)
+        meeting = asyncio.create_task(_compare_labels(runtime), name="first contact")
+        try:
+            yield runtime
+        finally:
+            meeting.cancel()
+            await asyncio.gather(meeting, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -181,6 +161,34 @@ async def open_large(settings: LargeSettings) -> AsyncIterator[LargeRuntime]:
         yield runtime
     finally:
         await runtime.batcher.aclose()
+
+
+def _live_policy(settings: EdgeSettings, runtime: EdgeRuntime, store: PolicyStore) -> LivePolicy:
+    last_good_path = None
+    if settings.redis_url is not None:  # SQLite is itself the local copy
+        last_good_path = settings.policy_path.parent / f"last-good-{runtime.name}.json"
+    return LivePolicy(
+        store,
+        name=runtime.name,
+        gate_digest=runtime.bundle.gate_digest,
+        default_threshold=runtime.bundle.manifest.default_threshold,
+        threshold_range=runtime.threshold_range,
+        last_good_path=last_good_path,
+        poll_s=settings.policy_poll_s,
+        on_change=runtime.on_policy,
+        on_store_up=runtime.on_store_up,
+    )
+
+
+def _remote(settings: EdgeSettings, metrics: EdgeMetrics) -> GatekeeperRemote:
+    limits = RemoteLimits(
+        max_concurrency=settings.remote_max_concurrency,
+        connect_timeout_s=settings.remote_connect_timeout_s,
+        max_response_bytes=settings.remote_max_response_bytes,
+        breaker_failures=settings.breaker_failures,
+        breaker_open_s=settings.breaker_open_s,
+    )
+    return GatekeeperRemote(str(settings.remote_url).rstrip("/"), limits, metrics.observe_remote)
 
 
 def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, TextClassifier]:
