@@ -58,7 +58,7 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
         default=os.environ.get("GATEKEEPER_DATA_DIR"),
         help="the folder that holds it; default: GATEKEEPER_DATA_DIR",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of training and of the bootstrap; default: 0")
 
 
 def run_tune(arguments: argparse.Namespace) -> int:
@@ -140,7 +140,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     _prepare_torch()
     from models.evaluate import evaluate, write_card
 
-    evaluation = evaluate(bundle, data, large, arguments.output)
+    evaluation = evaluate(bundle, data, large, arguments.output, arguments.seed)
     _print_numbers(bundle.manifest.name, evaluation.numbers)
     if arguments.write_card:
         write_card(bundle, data, evaluation.numbers, large)

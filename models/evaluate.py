@@ -40,7 +40,7 @@ class Evaluation:
     numbers: dict[str, Any]
 
 
-def evaluate(bundle: Bundle, data: TextDataset, large: Bundle | None, output: Path | None) -> Evaluation:
+def evaluate(bundle: Bundle, data: TextDataset, large: Bundle | None, output: Path | None, seed: int = 0) -> Evaluation:
     """Predict the test split with both models; write the files if `output` is given."""
     if set(data.labels) != set(bundle.manifest.labels):
         raise InputError(f"the labels of {data.name} are not those of the bundle {bundle.manifest.name}")
@@ -53,7 +53,7 @@ def evaluate(bundle: Bundle, data: TextDataset, large: Bundle | None, output: Pa
     if large is not None:
         large_correct = correctness(load_classifier(large), data.labels, data.test.texts, np.array(data.test.labels))
     threshold = bundle.manifest.default_threshold
-    numbers = _numbers(confidence, small_correct, large_correct, threshold)
+    numbers = _numbers(confidence, small_correct, large_correct, threshold, seed)
     numbers["sentences_per_second"] = sentences_per_second(small, data.test.texts)
     numbers["out_of_scope"] = _out_of_scope(small, data, threshold)
     if output is not None:
@@ -70,6 +70,7 @@ def _numbers(
     small_correct: NDArray[np.float64],
     large_correct: NDArray[np.float64] | None,
     threshold: float,
+    seed: int,
 ) -> dict[str, Any]:
     measures = {
         "a_S": lambda rows: float(small_correct[rows].mean()),
@@ -87,7 +88,7 @@ def _numbers(
         measures["joint_accuracy"] = partial(cascade, partial(metrics.joint_accuracy, threshold))
         for ratio in RATIOS:
             measures[f"joint_accuracy_at_{ratio:g}"] = partial(cascade, partial(metrics.joint_accuracy_at_ratio, ratio))
-    return {"rows": len(confidence), "threshold": threshold} | metrics.bootstrap(measures, len(confidence))
+    return {"rows": len(confidence), "threshold": threshold} | metrics.bootstrap(measures, len(confidence), seed=seed)
 
 
 def _out_of_scope(small: TextClassifier, data: TextDataset, threshold: float) -> dict[str, float | int] | None:

@@ -264,7 +264,7 @@ def _top(prediction: Prediction, call: Call, labels: Sequence[str]) -> Sequence[
 def _failure(error: RemoteError) -> LargeModelFailed:
     late = isinstance(error, RemoteTimeout | DeadlineExceeded)
     kind = LargeModelLate if late else LargeModelFailed
-    return kind(f"the gate deferred and the large model did not answer ({error.reason}); try again", retry_after_s=1)
+    return kind(f"the large model did not answer ({error.reason}): try again", retry_after_s=1)
 
 
 async def _unless_gone(asked: "asyncio.Future[Result]", disconnected: Disconnected) -> Result:

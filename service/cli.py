@@ -122,18 +122,30 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[str, ...]) -> Settings:
     """Flags over variables over defaults. Raises StartupError with the variable's name."""
-    given = {
-        str(kind.model_fields[flag].validation_alias or flag): getattr(arguments, flag)
-        for flag in flags
-        if getattr(arguments, flag) is not None
-    }
+    _warn_of_unknown_variables()
+    fields = {str(kind.model_fields[flag].validation_alias or flag): flag for flag in flags}
+    given = {field: getattr(arguments, flag) for field, flag in fields.items() if getattr(arguments, flag) is not None}
     try:
         return kind(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        variable = name if name.isupper() else f"GATEKEEPER_{name.upper()}"
-        raise StartupError(f"{variable}: {first['msg']}") from None
+        if name in given:
+            raise StartupError(f"--{fields[name].replace('_', '-')}: {first['msg']}") from None
+        raise StartupError(f"{_variable(name)}: {first['msg']}") from None
+
+
+def _variable(field: str) -> str:
+    return field if field.isupper() else f"GATEKEEPER_{field.upper()}"
+
+
+def _warn_of_unknown_variables() -> None:
+    """A misspelt one would otherwise be ignored without a word."""
+    fields = [*EdgeSettings.model_fields.items(), *LargeSettings.model_fields.items()]
+    known = {_variable(str(field.validation_alias or name)) for name, field in fields} | {"GATEKEEPER_DATA_DIR"}
+    for name in sorted(os.environ):
+        if name.startswith("GATEKEEPER_") and name not in known:
+            print(f"gatekeeper: {name} is no setting and is ignored; service/settings.py lists them", file=sys.stderr)
 
 
 def _prepare_libraries() -> None:

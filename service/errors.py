@@ -113,7 +113,7 @@ class TooLarge(RequestError):
 class UnsupportedMediaType(RequestError):
     status = 415
     kind = "unsupported-media-type"
-    title = "Send JSON"
+    title = "Send plain JSON"
 
 
 class InvalidRequest(RequestError):

@@ -75,6 +75,7 @@ class LivePolicy:
             self._made_up = False
         self._on_change(self.snapshot)
         await self._sync()
+        self._tell("The policy in force")
         await self._save_last_good()
         self._follower = asyncio.create_task(self._follow(), name="policy follower")
 
@@ -203,8 +204,12 @@ class LivePolicy:
         self._made_up = False
         if policy != self.snapshot:
             self.snapshot = policy
-            logger.info("Policy version %d: threshold %g.", policy.version, policy.threshold)
+            self._tell("The policy has changed")
             self._on_change(policy)
+
+    def _tell(self, what: str) -> None:
+        fields = self.snapshot.model_dump(mode="json", exclude={"gate_digest", "updated_at"})
+        logger.info(what, extra={"policy": fields})
 
     async def _follow(self) -> None:
         failures = 0

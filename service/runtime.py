@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from models.bundle import Bundle, Calibration, load_bundle
+from models.bundle import CALIBRATION, Bundle, Calibration, load_bundle
 from models.classifier import TextClassifier, load_classifier
 from models.confidence import SCORES
 from models.errors import BundleError
@@ -130,6 +130,8 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime = EdgeRuntime(settings, bundle, bundle.read_calibration())
     except BundleError as error:
         raise StartupError(str(error)) from error
+    if CALIBRATION not in bundle.manifest.files:
+        logger.warning("the bundle is not calibrated: its threshold is a guess; run `gatekeeper calibrate`")
     async with AsyncExitStack() as stack:
         runtime.batcher = _batcher(settings, model, runtime.metrics)
         stack.push_async_callback(runtime.batcher.aclose)

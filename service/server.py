@@ -77,8 +77,8 @@ class _DrainingServer(uvicorn.Server):
             loop.remove_signal_handler(signal.SIGINT)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
         addresses = ["{}:{}".format(*listener.getsockname()[:2]) for listener in sockets or ()]
+        await super().startup(sockets)
         logger.info("listening", extra={"addresses": addresses})
 
     def _drain(self) -> None:

@@ -6,7 +6,7 @@ What an operator may change while the service runs is the policy (policy.py), no
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AnyHttpUrl, Field, RedisDsn, SecretStr, field_validator
+from pydantic import AnyHttpUrl, Field, RedisDsn, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -43,7 +43,7 @@ class EdgeSettings(_CommonSettings):
     remote_max_response_bytes: int = Field(8 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
     breaker_failures: int = Field(5, ge=1, le=1_000, description="failures in a row that open the breaker")
     breaker_open_s: float = Field(2.0, gt=0, le=600, description="then one probe is let through")
-    admin_token: SecretStr | None = Field(None, min_length=8, description="without it the admin routes answer 404")
+    admin_token: SecretStr | None = Field(None, description="without it the admin routes answer 404")
     admin_port: int | None = Field(None, ge=0, le=65_535, description="/admin and /metrics on a listener of their own")
     api_keys: SecretStr | None = Field(None, description="not there yet: setting it is refused, not ignored")
     policy_path: Path = Path(".gatekeeper/policy.db")
@@ -56,6 +56,20 @@ class EdgeSettings(_CommonSettings):
     def _no_api_keys_yet(cls, keys: SecretStr | None) -> None:
         if keys is not None:
             raise PydanticCustomError("api_keys", "API keys are not supported yet: unset it, and guard the port")
+
+    @field_validator("admin_token")
+    @classmethod
+    def _token_is_long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < 8:
+            raise PydanticCustomError("admin_token", "must have at least 8 characters; unset it to have no admin API")
+        return token
+
+    @field_validator("admin_port")
+    @classmethod
+    def _ports_differ(cls, admin_port: int | None, others: ValidationInfo) -> int | None:
+        if admin_port and admin_port == others.data.get("port"):
+            raise PydanticCustomError("admin_port", "must be another port than the edge's own")
+        return admin_port
 
     @field_validator("remote_url")
     @classmethod

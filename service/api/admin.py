@@ -131,6 +131,9 @@ def _if_match(request: Request) -> int | None:
     value = request.headers.get("if-match")
     if value is None:
         return None
+    if value.strip() == "*":
+        version: int = request.app.state.runtime.policy.snapshot.version
+        return version
     found = re.fullmatch(r'(?:W/)?"([0-9]{1,15})"', value.strip())
     if found is None:
         raise VersionMismatch(f'If-Match must be the ETag of a version, like "7", not {value[:40]!r}')

@@ -10,13 +10,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect
 
-from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge
+from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises TooLarge, before reading it where its length is announced, or ClientGone."""
+    """The whole body. Raises TooLarge (unread where its length is announced), UnsupportedMediaType or ClientGone."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedMediaType("send the body as it is, without content-encoding")
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > max_bytes:
         raise TooLarge(f"the body has {announced} bytes and this service takes {max_bytes:,}: send less")
@@ -47,5 +49,7 @@ def parse_json(model: type[Model], body: bytes) -> Model:
 def invalid(details: list[ErrorDetails] | list[dict[str, Any]]) -> InvalidRequest:
     """What pydantic found wrong: the first in words, all of them in `errors`."""
     first = details[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the body"
+    # Without the name of the union's branch: `inputs.texts.0` is no place in anybody's request.
+    parts = [str(part) for part in first["loc"] if part not in ("text", "texts")]
+    where = ".".join(parts) or "the body"
     return InvalidRequest(f"{where}: {first['msg']}", errors=[dict(entry) for entry in details])

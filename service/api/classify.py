@@ -120,7 +120,7 @@ router = APIRouter()
     "/v1/classify",
     response_model=ClassifyResponse,
     response_model_exclude_none=True,
-    responses=problem_responses(400, 413, 422, 429, 500, 503, 504, 508),
+    responses=problem_responses(400, 413, 415, 422, 429, 500, 503, 504, 508),
     openapi_extra={
         "requestBody": {
             "required": True,

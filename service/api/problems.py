@@ -17,6 +17,12 @@ from service.errors import GatekeeperError
 logger = logging.getLogger(__name__)
 
 
+WHAT_TO_DO = {
+    404: "nothing is at this path; /docs lists what there is",
+    405: "this path takes other methods, see the header `allow`; /docs lists what there is",
+}
+
+
 class Problem(BaseModel):
     """The body of every answer that is not a success."""
 
@@ -56,7 +62,8 @@ def install_problems(app: FastAPI) -> None:
         status = error.status_code
         phrase = HTTPStatus(status).phrase
         request.app.state.runtime.metrics.count_rejected(phrase.lower().replace(" ", "-"))
-        return _answer(request, "about:blank", phrase, status, str(error.detail), None, error.headers)
+        detail = WHAT_TO_DO.get(status, str(error.detail))
+        return _answer(request, "about:blank", phrase, status, detail, None, error.headers)
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
