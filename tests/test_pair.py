@@ -105,7 +105,7 @@ def test_up_starts_both_says_how_to_use_them_and_stops_both(pair: Pair) -> None:
 
 
 def test_a_dead_child_is_told_and_the_other_one_stopped(pair: Pair) -> None:
-    eventually(lambda: answers(pair.large_port), "the large model", 60.0)
+    eventually(lambda: len(pair.children()) == 2, "both children", 30.0)
     large, _ = sorted(pair.children())
     os.kill(large, signal.SIGKILL)
     assert pair.process.wait(30) == 2
