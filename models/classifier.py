@@ -151,8 +151,10 @@ def _load_auto(directory: Path) -> tuple[Forward, int]:
 
 
 def _transformers() -> ModuleType:
-    """The library, without the bars that it draws into a service's log."""
+    """The library, with our nets registered and without the bars that it draws into a service's log."""
     import transformers
+
+    import models.architectures  # noqa: F401  registers them with the Auto classes
 
     transformers.logging.disable_progress_bar()
     return transformers

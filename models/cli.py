@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from models.datasets import TextDataset
     from models.evaluate import Evaluation
 
-Command = Callable[[argparse.Namespace], int]
 TEXT_NET, MINILM_NAME = "text-net", "all-MiniLM-L6-v2"
 
 

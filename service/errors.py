@@ -6,7 +6,6 @@
     ├── RequestError               the caller can mend it
     │   ├── MalformedRequest       400  not JSON, not UTF-8, half a body
     │   ├── Unauthorized           401
-    │   ├── Forbidden              403
     │   ├── NotFound               404
     │   ├── GateDigestMismatch     409  a policy that names another gate digest
     │   ├── VersionMismatch        412  If-Match names another version
@@ -78,12 +77,6 @@ class Unauthorized(RequestError):
     status = 401
     kind = "unauthorized"
     title = "Wrong or missing token"
-
-
-class Forbidden(RequestError):
-    status = 403
-    kind = "forbidden"
-    title = "Not allowed"
 
 
 class NotFound(RequestError):

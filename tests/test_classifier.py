@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from models.architectures import TextNet, TextNetConfig
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle, load_bundle, write_bundle
 from models.classifier import TextClassifier, load_classifier, load_head, predict_all
 from models.confidence import SCORES
 from models.errors import BundleError
 from models.folded import FoldedTextNet
+from models.tune import train_tokenizer
 
 TEXTS = ["what is my balance", "set a timer for ten minutes and then another one", "🐟", "", "   ", "\x00", "a b"]
 
@@ -47,6 +48,34 @@ def test_the_bundle_is_one_that_the_auto_classes_load(bundles: Path, small: Text
         folded = FoldedTextNet.load(bundles / "clinc150-small")(ids)
         torch.testing.assert_close(folded, net(ids).logits, atol=1e-5, rtol=1e-5)
     assert tuple(net.config.id2label.values()) == small.labels
+
+
+def test_any_sequence_classifier_of_transformers_can_be_a_bundle(tmp_path: Path) -> None:
+    """A BERT, with its attention mask: the bundle's labels are the model's own, alone and in a batch."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["set a timer for ten minutes", "what is my balance"], 60)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=3
+    )
+    net = BertForSequenceClassification(config).eval()
+
+    def write_files(directory: Path) -> None:
+        net.save_pretrained(directory)
+        tokenizer.save(str(directory / "tokenizer.json"))
+
+    fields = {"task": "text-classification", "runtime": "transformers", "labels": ["a", "b", "c"], "temperature": 1.0}
+    fields |= {"name": "bert", "score": "max_softmax", "default_threshold": 0.5, "dtype": "float32", "max_tokens": 16}
+    classifier = load_classifier(write_bundle(tmp_path / "bert", fields, write_files))
+    texts = ["balance", "set a timer for ten minutes", "what is my balance"]
+    for text, prediction in zip(texts, classifier.predict(texts), strict=True):
+        with torch.no_grad():
+            expected = net(input_ids=torch.tensor([tokenizer.encode(text).ids])).logits.softmax(-1)[0]
+        np.testing.assert_allclose(prediction.probabilities, expected.numpy(), atol=1e-6)
+    two_labels = {**fields, "labels": ["a", "b"]}
+    with pytest.raises(BundleError, match="3 outputs for 2 labels"):
+        load_classifier(write_bundle(tmp_path / "bert", two_labels, write_files))
 
 
 def test_padding_has_no_influence() -> None:
