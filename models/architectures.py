@@ -2,6 +2,8 @@
 
 TextNet: token embeddings -> parallel convolutions -> max over time -> linear (Kim 2014, arXiv 1408.5882). It costs
 a few microseconds a sentence, because a sentence is short and each convolution is one matrix product.
+
+SmallCNN: the small image classifier of the Gatekeeper paper; wider and deeper by its config, it is a large one too.
 """
 
 from typing import Any
@@ -9,8 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention, SequenceClassifierOutput
 
 from models.folded import MODEL_TYPE
 
@@ -85,5 +93,91 @@ def _windows(embedded: Tensor, width: int) -> Tensor:
     return torch.cat([padded[:, offset : offset + length] for offset in range(width)], dim=-1)
 
 
+class SmallCNNConfig(PreTrainedConfig):
+    """Shape of a SmallCNN; the defaults are the paper's (136,970 parameters for 32x32 RGB and 10 classes).
+
+    One block per entry of `channels`: `convolutions` times 3x3 convolution, batch norm, ReLU; then a 2x2 maximum.
+    shift (pixels, up or down, left or right) and flip (left-right) are what training does to an image at random.
+    """
+
+    model_type = "gatekeeper_small_cnn"
+
+    image_size: tuple[int, int] | list[int] = (32, 32)
+    num_channels: int = 3
+    channels: tuple[int, ...] | list[int] = (16, 32)
+    convolutions: int = 1
+    hidden_size: int = 64
+    dropout: float = 0.0
+    shift: int = 0
+    flip: bool = False
+
+
+class SmallCNN(PreTrainedModel):
+    """pixel_values (N, num_channels, height, width) -> logits (N, num_labels)."""
+
+    config_class = SmallCNNConfig
+    config: SmallCNNConfig
+    base_model_prefix = "small_cnn"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: SmallCNNConfig) -> None:
+        super().__init__(config)
+        layers: list[nn.Module] = []
+        width = config.num_channels
+        for channels in config.channels:
+            for _ in range(config.convolutions):
+                layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+                width = channels
+            layers.append(nn.MaxPool2d(2))
+        height, length = (side // 2 ** len(config.channels) for side in config.image_size)
+        self.features = nn.Sequential(*layers)
+        self.hidden = nn.Linear(width * height * length, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label or ()))
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.running_mean)  # type: ignore[arg-type]  # it has one: track_running_stats is on
+            nn.init.ones_(module.running_var)  # type: ignore[arg-type]
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any
+    ) -> ImageClassifierOutputWithNoAttention:
+        """labels (N,) add the plain cross-entropy as `loss`."""
+        if self.training:
+            pixel_values = _jitter(pixel_values, self.config.shift, flip=self.config.flip)
+        features = F.relu(self.hidden(self.features(pixel_values).flatten(1)))
+        logits = self.classifier(F.dropout(features, self.config.dropout, self.training))
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+
+def _jitter(pixels: Tensor, shift: int, *, flip: bool) -> Tensor:
+    """Each image moved by up to `shift` pixels, its edge repeated, and every other one mirrored."""
+    count, _, height, width = pixels.shape
+    if flip:
+        mirrored = torch.rand(count, 1, 1, 1, device=pixels.device) < 0.5
+        pixels = torch.where(mirrored, pixels.flip(-1), pixels)
+    if shift:
+        rows, columns = (torch.randint(0, 2 * shift + 1, (count,), device=pixels.device) for _ in range(2))
+        rows = rows[:, None] + torch.arange(height, device=pixels.device)
+        columns = columns[:, None] + torch.arange(width, device=pixels.device)
+        # (N, H, W, C): the advanced indices come first.
+        moved = F.pad(pixels, (shift,) * 4, mode="replicate").permute(0, 2, 3, 1)[
+            torch.arange(count, device=pixels.device)[:, None, None], rows[:, :, None], columns[:, None, :]
+        ]
+        pixels = moved.permute(0, 3, 1, 2).contiguous()
+    return pixels
+
+
 AutoConfig.register(TextNetConfig.model_type, TextNetConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(TextNetConfig, TextNet, exist_ok=True)
+AutoConfig.register(SmallCNNConfig.model_type, SmallCNNConfig, exist_ok=True)
+AutoModelForImageClassification.register(SmallCNNConfig, SmallCNN, exist_ok=True)

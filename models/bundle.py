@@ -1,9 +1,11 @@
 """The bundle: the directory that the job writes and the edge loads. The contract between the two halves.
 
     gatekeeper.json        what it is (Manifest), with the sha256 of every other file but the card
-    model.safetensors ...  runtime `transformers`: what the Auto classes load, tokenizer.json beside it
+    model.safetensors ...  runtime `transformers`: what the Auto classes load, and the tokenizer.json (text) or
+                           preprocessor_config.json (images) beside it
     head.safetensors       runtime `head`: a linear head on a frozen base that is not in the bundle
     calibration.parquet    one row per item of the calibrate split: confidence, small_correct, large_correct
+    selection.parquet      the same of the select split, from which a certificate learns its order
     README.md              the model card
 
 No pickle is ever read and no remote code is ever trusted.
@@ -24,14 +26,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from safetensors import SafetensorError
 
 from models.errors import BundleError
+
+Task = Literal["text-classification", "image-classification"]
 
 FORMAT_VERSION = 1
 MANIFEST = "gatekeeper.json"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CALIBRATION = "calibration.parquet"
+SELECTION = "selection.parquet"
 CARD = "README.md"
+ENCODERS = {"text-classification": "tokenizer.json", "image-classification": "preprocessor_config.json"}
 WEIGHTS = {"transformers": "model.safetensors", "head": "head.safetensors"}
 
 
@@ -55,14 +62,14 @@ class Manifest(BaseModel):
 
     format_version: Literal[1]
     name: str = Field(pattern=f"^{NAME}$")
-    task: Literal["text-classification"]
+    task: Task
     runtime: Literal["transformers", "head"]
     labels: tuple[str, ...] = Field(min_length=2)
     score: Literal["max_softmax", "margin", "negative_entropy", "energy"]
     temperature: float = Field(gt=0, allow_inf_nan=False)
     default_threshold: float = Field(allow_inf_nan=False)
     dtype: Literal["float32"]
-    max_tokens: int = Field(ge=1, description="a longer text is cut to this many tokens")
+    max_tokens: int | None = Field(None, ge=1, description="a longer text is cut to this many tokens; texts only")
     base: Base | None = None
     alpha: float | None = None
     loss: str | None = None
@@ -72,6 +79,7 @@ class Manifest(BaseModel):
     code_commit: str | None = None
     training: dict[str, Any] = Field(default_factory=dict, description="everything else that shaped the weights")
     metrics: dict[str, float] = Field(default_factory=dict, description="headline numbers, measured")
+    certificate: dict[str, Any] | None = Field(None, description="what is guaranteed of the default threshold")
     files: dict[str, str] = Field(description="sha256 of every other file but the card, which people edit")
 
     @field_validator("labels")
@@ -109,10 +117,10 @@ class Bundle:
     manifest: Manifest
     gate_digest: str
 
-    def read_calibration(self) -> Calibration | None:
-        """None where the bundle was never calibrated. Raises BundleError."""
-        path = self.directory / CALIBRATION
-        if CALIBRATION not in self.manifest.files:
+    def read_calibration(self, file: str = CALIBRATION) -> Calibration | None:
+        """The rows of calibration.parquet, or of SELECTION; None where there are none. Raises BundleError."""
+        path = self.directory / file
+        if file not in self.manifest.files:
             return None
         try:
             table = pq.read_table(path)
@@ -157,8 +165,10 @@ def load_bundle(directory: Path) -> Bundle:
 def _check_files(directory: Path, manifest: Manifest) -> None:
     if WEIGHTS[manifest.runtime] not in manifest.files:
         raise BundleError(f"{directory / MANIFEST}: runtime {manifest.runtime} needs {WEIGHTS[manifest.runtime]}")
-    if manifest.runtime == "head" and manifest.base is None:
-        raise BundleError(f"{directory / MANIFEST}: runtime head needs a base")
+    if manifest.runtime == "head" and (manifest.base is None or manifest.task != "text-classification"):
+        raise BundleError(f"{directory / MANIFEST}: runtime head needs a base and classifies texts")
+    if manifest.task == "text-classification" and manifest.max_tokens is None:
+        raise BundleError(f"{directory / MANIFEST}: text-classification needs max_tokens")
     for name, expected in manifest.files.items():
         path = directory / name
         if Path(name).name != name:
@@ -167,6 +177,9 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path} is missing")
         if file_sha256(path) != expected:
             raise BundleError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
+    encoder = ENCODERS[manifest.task]
+    if manifest.runtime == "transformers" and encoder not in manifest.files:
+        raise BundleError(f"{directory / MANIFEST}: {manifest.task} needs {encoder}")
 
 
 def gate_digest(manifest: Manifest) -> str:
@@ -175,7 +188,7 @@ def gate_digest(manifest: Manifest) -> str:
     base = manifest.base
     document = {
         "weights": [own[WEIGHTS[manifest.runtime]], own.get("config.json"), base and base.weights_sha256],
-        "tokenizer": base.tokenizer_sha256 if base else own.get("tokenizer.json"),
+        "tokenizer": base.tokenizer_sha256 if base else own.get(ENCODERS[manifest.task]),
         "max_tokens": manifest.max_tokens,
         "labels": manifest.labels,
         "score": manifest.score,
@@ -206,7 +219,7 @@ def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callabl
             if directory.exists():
                 directory.replace(old)
             new.replace(directory)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk is either, by who meets it
         raise BundleError(f"{directory} cannot be written: {error}") from error
     return load_bundle(directory)
 
@@ -251,8 +264,8 @@ def copy_bundle(bundle: Bundle, directory: Path) -> Bundle:
     return _rewrite(bundle, {}, lambda _: None, directory)
 
 
-def write_calibration(directory: Path, calibration: Calibration) -> None:
-    """Write calibration.parquet."""
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write the rows as calibration.parquet holds them."""
     large = calibration.large_correct
     table = pa.table(
         {
@@ -261,7 +274,7 @@ def write_calibration(directory: Path, calibration: Calibration) -> None:
             "large_correct": pa.array(large) if large is not None else pa.nulls(len(calibration.confidence)),
         }
     )
-    pq.write_table(table, directory / CALIBRATION)
+    pq.write_table(table, path)
 
 
 def file_sha256(path: Path) -> str:

@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class BundleError(InputError):
     """A bundle that is missing, damaged or of a format this version does not know; the message names the file."""
+
+
+class NoThreshold(InputError):
+    """No threshold meets the target: an answer, not a failure; exit code 3."""

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 
 from models.bundle import CALIBRATION, Bundle, Calibration, load_bundle
-from models.classifier import TextClassifier, load_classifier
+from models.classifier import Classifier as BundleClassifier
+from models.classifier import load_classifier
 from models.confidence import SCORES
 from models.errors import BundleError
 from service.batcher import Batcher
@@ -193,17 +194,19 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics) -> GatekeeperRemote:
     return GatekeeperRemote(str(settings.remote_url).rstrip("/"), limits, metrics.observe_remote)
 
 
-def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, TextClassifier]:
+def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, BundleClassifier]:
     torch.set_num_threads(settings.torch_threads)
     try:
         bundle = load_bundle(settings.bundle)
+        if bundle.manifest.task != "text-classification":
+            raise StartupError(f"{bundle.directory}: {bundle.manifest.task} has no route yet; only texts are served")
         return bundle, load_classifier(bundle)
     except BundleError as error:
         raise StartupError(str(error)) from error
 
 
 def _batcher(
-    settings: EdgeSettings | LargeSettings, model: TextClassifier, metrics: Metrics
+    settings: EdgeSettings | LargeSettings, model: BundleClassifier, metrics: Metrics
 ) -> Batcher[str, Prediction]:
     runner: Literal["inline", "thread"]
     if settings.runner == "auto":

@@ -9,17 +9,18 @@ from safetensors.torch import load_file
 
 from models.architectures import TextNet, TextNetConfig
 from models.bundle import Bundle, load_bundle, write_bundle
-from models.classifier import TextClassifier, load_classifier, load_head, predict_all
+from models.classifier import Classifier, load_classifier, predict_all
 from models.confidence import SCORES
 from models.errors import BundleError
 from models.folded import FoldedTextNet
-from models.tune import train_tokenizer
+from models.frozen_base import load_head
+from models.vocabulary import train_tokenizer
 
 TEXTS = ["what is my balance", "set a timer for ten minutes and then another one", "🐟", "", "   ", "\x00", "a b"]
 
 
 @pytest.fixture(scope="module")
-def small(bundles: Path) -> TextClassifier:
+def small(bundles: Path) -> Classifier:
     return load_classifier(load_bundle(bundles / "clinc150-small"))
 
 
@@ -38,7 +39,7 @@ def test_the_folded_net_is_the_net(widths: tuple[int, ...], tmp_path: Path) -> N
         torch.testing.assert_close(folded(ids), net(ids).logits, atol=1e-6, rtol=1e-5)
 
 
-def test_the_bundle_is_one_that_the_auto_classes_load(bundles: Path, small: TextClassifier) -> None:
+def test_the_bundle_is_one_that_the_auto_classes_load(bundles: Path, small: Classifier) -> None:
     from transformers import AutoModelForSequenceClassification
 
     net = AutoModelForSequenceClassification.from_pretrained(bundles / "clinc150-small").eval()
@@ -86,14 +87,14 @@ def test_padding_has_no_influence() -> None:
         torch.testing.assert_close(net(torch.nn.functional.pad(ids, (0, 9))).logits, net(ids).logits)
 
 
-def test_a_text_is_judged_alone_as_in_a_batch(small: TextClassifier) -> None:
+def test_a_text_is_judged_alone_as_in_a_batch(small: Classifier) -> None:
     for text, prediction in zip(TEXTS, small.predict(TEXTS), strict=True):
         (alone,) = small.predict([text])
         assert alone.label == prediction.label
         assert alone.confidence == pytest.approx(prediction.confidence, abs=1e-6)
 
 
-def test_predictions_are_probabilities_of_the_scaled_logits(small: TextClassifier) -> None:
+def test_predictions_are_probabilities_of_the_scaled_logits(small: Classifier) -> None:
     for prediction in small.predict(TEXTS):
         assert prediction.probabilities.sum() == pytest.approx(1.0, abs=1e-5)
         assert prediction.score == prediction.confidence == prediction.probabilities.max()
@@ -102,13 +103,13 @@ def test_predictions_are_probabilities_of_the_scaled_logits(small: TextClassifie
         assert [score for _, score in top] == sorted((score for _, score in top), reverse=True)
 
 
-def test_all_texts_are_predicted_in_their_order(small: TextClassifier) -> None:
+def test_all_texts_are_predicted_in_their_order(small: Classifier) -> None:
     texts = [f"{'very ' * (index % 9)}long timer {index}" for index in range(150)]
-    labels, confidences, probabilities = predict_all(small, texts, batch_size=32)
+    labels, confidences, logits = predict_all(small, texts, batch_size=32)
     expected = [small.predict([text])[0] for text in texts]
     assert labels.tolist() == [prediction.label for prediction in expected]
     np.testing.assert_allclose(confidences, [prediction.confidence for prediction in expected], atol=1e-6)
-    assert probabilities.shape == (150, 150)
+    assert logits.shape == (150, 150)
 
 
 @pytest.mark.parametrize("name", SCORES)
