@@ -1,88 +1,154 @@
-"""Named datasets -> splits, deterministic and hashed.
+"""Data by name, file, directory or hub id -> one labelled dataset, deterministic and hashed.
 
-train      both tuning stages
-select     early stopping, choice of alpha and recipe
-calibrate  temperature, calibration.parquet, every threshold and guarantee
-test       read by `evaluate` alone
+load_dataset("clinc150", data_dir)      a named dataset below data_dir
+load_dataset("reviews.csv", None)       a table with text and label: .csv, .jsonl, .parquet
+load_dataset("reviews/", None)          a directory with train.csv and maybe validation.csv and test.csv
+load_dataset("photographs/", None)      a directory with one folder of images a class
+load_dataset("owner/name", None)        a dataset of the Hugging Face hub
 """
 
-import hashlib
 import json
-import random
-from collections import defaultdict
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
+from models.image_sets import read_folders, read_idx_pair, read_tar
+from models.images import Image
+from models.splits import Inputs, LabelledDataset, Rows, Source, Split, Task, build
+from models.tables import TABLE_SUFFIXES, Columns, is_table, read_table, read_tables, split_files
+
+__all__ = ["Image", "Inputs", "LabelledDataset", "Split", "Task", "load_dataset"]
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
+_NOT_STATED = "not stated"
 
 
-@dataclass(frozen=True)
-class Split:
-    """Texts and their label indices, in order."""
+def load_dataset(
+    data: str, data_dir: Path | None, *, text_column: str = "text", label_column: str = "label"
+) -> LabelledDataset:
+    """The dataset that `data` names. data_dir holds one folder for each named dataset. Raises InputError."""
+    columns = Columns(text_column, label_column)
+    if data in _NAMED:
+        return build(_named(data, data_dir))
+    source = _local(data, columns)
+    if source is not None:
+        return build(source)
+    if _looks_like_a_path(data):
+        raise InputError(f"there is no file or directory {data}")
+    if not _HUB_ID.fullmatch(data):
+        raise InputError(
+            f"unknown dataset {data!r}; there is {', '.join(sorted(_NAMED))}; "
+            f"or give a file ({', '.join(TABLE_SUFFIXES)}), a directory, or OWNER/NAME on the hub"
+        )
+    from models.hub_datasets import read_hub  # noqa: PLC0415  a second of imports that only the hub needs
 
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-@dataclass(frozen=True)
-class TextDataset:
-    """A labelled text dataset. `out_of_scope` are test queries that belong to no label."""
-
-    name: str
-    licence: str
-    labels: tuple[str, ...]
-    train: Split
-    select: Split
-    calibrate: Split
-    test: Split
-    out_of_scope: tuple[str, ...]
-    content_hash: str
+    return build(read_hub(data, columns))
 
 
-def load_dataset(name: str, data_dir: Path | None) -> TextDataset:
-    """The dataset of that name. data_dir holds one folder a dataset. Raises InputError."""
-    if name not in _LOADERS:
-        raise InputError(f"unknown dataset {name!r}; there is: {', '.join(sorted(_LOADERS))}")
+def _local(data: str, columns: Columns) -> Source | None:
+    """The file or directory, where there is one of that name."""
+    try:
+        path = Path(data).expanduser()
+        if data and path.is_dir():
+            return _directory(path, columns)
+        return _table(path, columns) if data and path.exists() else None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a ~name that is no user's
+        raise InputError(f"{data} cannot be read: {error}") from error
+
+
+def _looks_like_a_path(data: str) -> bool:
+    """A hub id has one slash inside, and no suffix that we know of."""
+    odd = data.startswith((".", "/", "~")) or data.endswith("/") or "\\" in data or data.count("/") > 1
+    return odd or data.lower().endswith((*TABLE_SUFFIXES, ".json", ".txt", ".tsv", ".xlsx", ".zip"))
+
+
+def _named(name: str, data_dir: Path | None) -> Source:
+    folder, read = _NAMED[name]
     if data_dir is None:
         raise InputError(
-            f"where is {name}? Give --data-dir DIR (or GATEKEEPER_DATA_DIR), the folder that holds {name}/"
+            f"where is {name}? Give --data-dir DIR (or GATEKEEPER_DATA_DIR), the folder that holds {folder}/; "
+            "or, with a network, the OWNER/NAME of a dataset on the hub"
         )
-    return _LOADERS[name](data_dir)
+    if not (data_dir / folder).is_dir():
+        raise InputError(f"{data_dir / folder} does not exist; --data-dir is the folder that holds {folder}/")
+    return read(data_dir / folder)
 
 
-def _load_clinc150(data_dir: Path) -> TextDataset:
+def _clinc150(directory: Path) -> Source:
     """CLINC150 (Larson et al. 2019): 150 intents; the 3,000 validation items make select and calibrate."""
-    path = data_dir / "clinc150" / "data_full.json"
+    path = directory / "data_full.json"
     content = _read_json(path)
     try:
-        labels = tuple(sorted({label for _, label in content["train"]}))
-        index = {label: position for position, label in enumerate(labels)}
-        pairs = {key: [(str(text), index[label]) for text, label in content[key]] for key in ("train", "val", "test")}
+        given = {}
+        for name, key in (("train", "train"), ("validation", "val"), ("test", "test")):
+            texts = tuple(str(text) for text, _ in content[key])
+            given[name] = Rows(texts, [str(label) for _, label in content[key]], texts)
         out_of_scope = tuple(str(text) for text, _ in content["oos_test"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not CLINC150's data_full.json ({error!r})") from error
-    select, calibrate = _halves(pairs["val"], seed=0)
-    splits = {
-        "train": _split(pairs["train"]),
-        "select": _split(select),
-        "calibrate": _split(calibrate),
-        "test": _split(pairs["test"]),
+    licence = "CC BY 3.0 (Larson et al. 2019)"
+    return Source("clinc150", str(path), "text-classification", licence, given, out_of_scope=out_of_scope)
+
+
+def _banking77(directory: Path) -> Source:
+    """Banking77 (Casanueva et al. 2020): 77 intents, unbalanced; no validation rows."""
+    files = {name: directory / f"{name}.csv" for name in ("train", "test")}
+    given = read_tables(files, Columns("text", "category"))
+    path = directory / "categories.json"
+    if set(given["train"].labels) != set(_read_json(path)):
+        raise InputError(f"{path} does not list the categories of {files['train']}")
+    return Source("banking77", str(directory), "text-classification", "CC BY 4.0 (Casanueva et al. 2020)", given)
+
+
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def _fashion_mnist(directory: Path) -> Source:
+    """Fashion-MNIST (Xiao et al. 2017): grey 28 x 28, 10 classes; no validation rows."""
+    given = {
+        name: read_idx_pair(
+            directory / f"{prefix}-images-idx3-ubyte.gz", directory / f"{prefix}-labels-idx1-ubyte.gz", _FASHION
+        )
+        for name, prefix in (("train", "train"), ("test", "t10k"))
     }
-    return TextDataset(
-        name="clinc150",
-        licence="CC BY 3.0 (Larson et al. 2019)",
-        labels=labels,
-        out_of_scope=out_of_scope,
-        content_hash=_hash(labels, splits, out_of_scope),
-        **splits,
-    )
+    licence = "MIT (Xiao et al. 2017)"
+    return Source("fashion-mnist", str(directory), "image-classification", licence, given, labels=_FASHION)
 
 
-_LOADERS = {"clinc150": _load_clinc150}
+def _cifar10(directory: Path) -> Source:
+    """CIFAR-10 (Krizhevsky 2009) as JPEG files of quality 75: RGB 32 x 32, 10 classes; no validation rows."""
+    path = directory / "cifar10_jpeg.tar.xz"
+    return Source("CIFAR-10 (JPEG-75)", str(path), "image-classification", _NOT_STATED, read_tar(path))
+
+
+# name -> (its folder below the data directory, what reads it)
+_NAMED: dict[str, tuple[str, Callable[[Path], Source]]] = {
+    "banking77": ("banking77", _banking77),
+    "cifar10": ("cifar10-jpeg", _cifar10),
+    "clinc150": ("clinc150", _clinc150),
+    "fashion-mnist": ("fashion-mnist", _fashion_mnist),
+}
+
+
+def _table(path: Path, columns: Columns) -> Source:
+    if not is_table(path):
+        raise InputError(f"{path} is no table: its name must end in {', '.join(TABLE_SUFFIXES)}")
+    return Source(path.name, str(path), "text-classification", _NOT_STATED, read_table(path, columns))
+
+
+def _directory(directory: Path, columns: Columns) -> Source:
+    name = directory.resolve().name
+    files = split_files(directory)
+    if files:
+        given = read_tables(files, columns)
+        return Source(name, str(directory), "text-classification", _NOT_STATED, given)
+    tables = sorted(path for path in directory.iterdir() if is_table(path))
+    if tables:
+        raise InputError(f"{directory} has no train.csv, .jsonl or .parquet; to read one file, give {tables[0]} itself")
+    given, notes = read_folders(directory)
+    return Source(name, str(directory), "image-classification", _NOT_STATED, given, notes=notes)
 
 
 def _read_json(path: Path) -> Any:
@@ -92,33 +158,3 @@ def _read_json(path: Path) -> Any:
         raise InputError(f"{path} does not exist; --data-dir is the folder that holds {path.parent.name}/") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-
-
-def _split(pairs: list[tuple[str, int]]) -> Split:
-    return Split(tuple(text for text, _ in pairs), tuple(label for _, label in pairs))
-
-
-def _halves(pairs: list[tuple[str, int]], seed: int) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Two halves with the same number of each label (to one), in the order of the source."""
-    by_label: dict[int, list[int]] = defaultdict(list)
-    for position, (_, label) in enumerate(pairs):
-        by_label[label].append(position)
-    generator = random.Random(seed)
-    first: set[int] = set()
-    for label in sorted(by_label):
-        positions = by_label[label]
-        generator.shuffle(positions)
-        first.update(positions[: len(positions) // 2])
-    chosen = [pair for position, pair in enumerate(pairs) if position in first]
-    rest = [pair for position, pair in enumerate(pairs) if position not in first]
-    return chosen, rest
-
-
-def _hash(labels: tuple[str, ...], splits: dict[str, Split], out_of_scope: tuple[str, ...]) -> str:
-    """sha256 over everything that a run reads, split by split."""
-    document = {
-        "labels": labels,
-        "splits": {name: [split.texts, split.labels] for name, split in splits.items()},
-        "out_of_scope": out_of_scope,
-    }
-    return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

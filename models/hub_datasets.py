@@ -1,0 +1,116 @@
+"""Datasets of the Hugging Face hub: texts or images with their labels. Imported when one is asked for."""
+
+from collections.abc import Mapping
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import datasets  # type: ignore[import-untyped]  # ships no types
+from huggingface_hub import HfApi, constants
+
+from models.errors import InputError
+from models.image_sets import rows_of_files
+from models.images import ImageFile
+from models.splits import SPLIT_NAMES, Rows, Source, Task
+from models.tables import Columns, cell, label_of
+
+IMAGE_COLUMN = "image"
+_PROBE_S = 10.0
+_UNLABELLED = -1  # the hub's mark for test splits whose labels are kept secret
+
+
+def read_hub(hub_id: str, columns: Columns) -> Source:
+    """The dataset OWNER/NAME or OWNER/NAME:CONFIG, from the network or its cache. Raises InputError."""
+    name, _, config = hub_id.partition(":")
+    licence = "not stated"
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            # One question first: without a network the library would ask for half a minute, retrying.
+            card = HfApi().dataset_info(name, timeout=_PROBE_S).card_data
+            licence = str(card.get("license") or licence) if card else licence
+        found = datasets.load_dataset(name, config or None)
+    except Exception as error:  # the hub's clients raise dozens of types, all meaning: not to be had
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        cached = "" if constants.HF_HUB_OFFLINE else " (what was fetched before is read with HF_HUB_OFFLINE=1)"
+        raise InputError(
+            f"{hub_id} is no file or directory here, and as a dataset it cannot be had from the hub: "
+            f"{type(error).__name__}: {reason}{cached}"
+        ) from error
+    return hub_source(hub_id, found, licence, columns)
+
+
+def hub_source(hub_id: str, found: Mapping[str, Any], licence: str, columns: Columns) -> Source:
+    """A DatasetDict as a source: its texts, or where it has no column of that name its images. Raises InputError."""
+    by_split: dict[str, Any] = {}
+    notes = []
+    for split, dataset in found.items():
+        name = SPLIT_NAMES.get(split)
+        if name is None or name in by_split:
+            notes.append(f"{hub_id}: the split {split} is not read")
+        elif name != "train" and _is_unlabelled(dataset, columns.label):
+            notes.append(f"{hub_id}: the split {split} is not read, it has no labels")
+        else:
+            by_split[name] = dataset
+    if "train" not in by_split:
+        raise InputError(f"{hub_id} has no split train; there is {', '.join(found)}")
+    features = by_split["train"].features
+    inputs = columns.text if columns.text in features or IMAGE_COLUMN not in features else IMAGE_COLUMN
+    for name, dataset in by_split.items():
+        for column in (inputs, columns.label):
+            if column not in dataset.features:
+                there = ", ".join(repr(name) for name in dataset.features)
+                raise InputError(f"{hub_id}, split {name}, has no column {column!r}; there is {there}")
+    labels = {name: _labels(f"{hub_id}, {name}", dataset, columns.label) for name, dataset in by_split.items()}
+    task: Task
+    if isinstance(features[inputs], datasets.Image):
+        task, given = (
+            "image-classification",
+            rows_of_files(
+                {
+                    name: list(zip(_images(f"{hub_id}, {name}", dataset, inputs), labels[name], strict=True))
+                    for name, dataset in by_split.items()
+                }
+            ),
+        )
+    else:
+        task, given = "text-classification", {}
+        for name, dataset in by_split.items():
+            texts = tuple(
+                cell(text, inputs, f"{hub_id}, {name}: row {row}") for row, text in enumerate(dataset[inputs], start=1)
+            )
+            given[name] = Rows(texts, labels[name], texts)
+    order = tuple(features[columns.label].names) if isinstance(features[columns.label], datasets.ClassLabel) else None
+    return Source(hub_id, hub_id, task, licence, given, labels=order, notes=tuple(notes))
+
+
+def _is_unlabelled(dataset: Any, column: str) -> bool:
+    """Whether all its labels are kept secret."""
+    return column in dataset.features and all(value in {None, _UNLABELLED} for value in dataset[column])
+
+
+def _labels(where: str, dataset: Any, column: str) -> list[str]:
+    feature = dataset.features[column]
+    labels = []
+    for row, value in enumerate(dataset[column], start=1):
+        if isinstance(feature, datasets.ClassLabel) and value is not None:
+            if not 0 <= value < feature.num_classes:
+                raise InputError(f"{where}: row {row} has the label {value} of 0 to {feature.num_classes - 1}")
+            labels.append(feature.names[value])
+        else:
+            labels.append(label_of(value, column, f"{where}: row {row}"))
+    return labels
+
+
+def _images(where: str, dataset: Any, column: str) -> list[ImageFile]:
+    encoded = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return [
+        ImageFile(f"{where}: row {row + 1}", partial(_open, encoded, column, row)) for row in range(encoded.num_rows)
+    ]
+
+
+def _open(encoded: Any, column: str, row: int) -> BinaryIO:
+    image = encoded[row][column]
+    if image is None:
+        raise OSError("there is none")
+    return Path(image["path"]).open("rb") if image["bytes"] is None else BytesIO(image["bytes"])

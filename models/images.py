@@ -1,0 +1,132 @@
+"""Images as uint8 arrays: one encoded file decoded, and a sequence of files that is decoded as it is read."""
+
+import hashlib
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, overload
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from numpy.typing import NDArray
+
+from models.errors import InputError
+
+Image = NDArray[np.uint8]  # (H, W) grey or (H, W, 3) RGB
+# No photograph that a small model is tuned on is larger; a few kilobytes can unpack to gigabytes.
+MAX_PIXELS = 64_000_000
+
+# What Pillow's decoders raise for a file that is damaged, or no image at all.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+_GREY_BANDS = {"1", "L", "I", "A"}  # the A of LA: transparency
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One encoded image. `where` is what an error calls it: a path, or a row of a hub dataset."""
+
+    where: str
+    open: Callable[[], BinaryIO]
+
+
+class ImageFiles(Sequence[Image]):
+    """Encoded images, each decoded when it is asked for: to (H, W) where `grey`, else to (H, W, 3)."""
+
+    def __init__(self, files: Sequence[ImageFile], grey: bool) -> None:
+        self.files = files
+        self.grey = grey
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, position: int) -> Image: ...
+    @overload
+    def __getitem__(self, position: slice) -> "ImageFiles": ...
+    def __getitem__(self, position: int | slice) -> "Image | ImageFiles":
+        if isinstance(position, slice):
+            return ImageFiles(self.files[position], self.grey)
+        return decode(self.files[position], self.grey)
+
+    def take(self, positions: Sequence[int]) -> "ImageFiles":
+        return ImageFiles([self.files[position] for position in positions], self.grey)
+
+
+def decode(file: ImageFile, grey: bool) -> Image:
+    """The image, uint8: (H, W) where `grey`, else (H, W, 3). Turned as its EXIF says; what is transparent is white.
+
+    Raises InputError where it cannot be read or has more than MAX_PIXELS.
+    """
+    with _opened(file) as opened:
+        image = PIL.ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion cuts at 255 instead of scaling
+            image = PIL.Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("L" if grey else "RGB"))
+
+
+def is_grey(file: ImageFile) -> bool:
+    """Whether the file holds no colour, from its header alone. Raises InputError as `decode` does."""
+    with _opened(file) as image:
+        return set(image.getbands()) <= _GREY_BANDS
+
+
+def checked(files: Sequence[ImageFile]) -> tuple[ImageFiles, tuple[str, ...]]:
+    """The files as one sequence, with their fingerprints. Every file is decoded once: all can be read afterwards.
+
+    Grey where every file is, else RGB throughout. Raises InputError for the first file that cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on metadata, which nobody reads here
+        images = ImageFiles(files, grey=all(is_grey(file) for file in files))
+        return images, fingerprints(images)
+
+
+def fingerprints(images: Sequence[Image] | NDArray[np.uint8]) -> tuple[str, ...]:
+    """One sha256 an image, over its shape and its pixels."""
+    return tuple(hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest() for image in images)
+
+
+@contextmanager
+def _opened(file: ImageFile) -> Iterator[PIL.Image.Image]:
+    """The image with its header read; what fails until it is closed is told by the file's name."""
+    try:
+        with file.open() as stream, PIL.Image.open(stream) as image:
+            _refuse_above_the_limit(image)
+            yield image
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise InputError(f"{file.where}: the image has more than {MAX_PIXELS // 1_000_000} million pixels") from None
+    except PIL.UnidentifiedImageError:
+        raise InputError(f"{file.where} is not an image of a kind that can be read") from None
+    except _UNREADABLE as error:
+        raise InputError(f"{file.where}: the image cannot be read: {error}") from error
+
+
+def _refuse_above_the_limit(image: PIL.Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise PIL.Image.DecompressionBombError
+
+
+def image_file(path: Path) -> ImageFile:
+    return ImageFile(str(path), partial(_open, path))  # not a lambda: it can be sent to another process
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
