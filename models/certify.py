@@ -1,0 +1,274 @@
+"""Certified thresholds: accuracy at or above a target with a stated certainty, or the answer that none has it.
+
+    gatekeeper calibrate BUNDLE --target-accuracy 0.94 --certainty 0.95
+
+Learn-then-Test (Angelopoulos et al. 2021, arXiv 2110.01052) with fixed-sequence testing, which asks for no monotone
+curve: a large model may be the worse one on some items. Each candidate threshold is a hypothesis, "the accuracy there
+is below the target". The selection data decide which are tested and in what order; the calibration data test them, one
+after the other, and the first that is not rejected ends it. The last rejected is the answer. A wrong one has to reject
+the first true hypothesis of the sequence, and a single test does that with a probability of at most 1 - certainty.
+
+The order is the Pareto front of Laufer-Goldshtein et al. 2022 (arXiv 2210.07913): from the threshold that looks safest
+on the selection data to fewer deferrals, past every candidate that both defers more and looks worse than a later one.
+
+What the certificate rests on: calibration items and traffic are drawn alike and independently; neither the model, the
+temperature nor the selection data have seen the calibration items' labels; the target is named before looking.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import betainc, rel_entr
+
+from models.bundle import Calibration
+from models.confidence import SCORES
+from models.errors import InputError, NoThreshold
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Enough for a deferral ratio to the tenth of a percent; 200 lost up to 0.002 of it in simulation.
+CANDIDATES = 1_000
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A threshold whose accuracy is at least `target` with probability `certainty` over the calibration draws.
+
+    deferral_ratio and accuracy are those of the calibration data, whose rows `items` counts. lower_bound is the
+    one-sided confidence bound of the accuracy at this one threshold, for information.
+    """
+
+    measure: str
+    threshold: float
+    deferral_ratio: float
+    accuracy: float
+    target: float
+    certainty: float
+    items: int
+    method: str
+    lower_bound: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """At each threshold: how many items are deferred, how many count, and the sum of their correctness; each (K,)."""
+
+    deferred: Ints
+    trials: Ints
+    correct: Floats
+
+
+Count = Callable[[Calibration, Floats], Tally]
+PValue = Callable[[Floats, Ints, float], Floats]
+
+
+def certify_joint_accuracy(
+    selection: Calibration, calibration: Calibration, target: float, certainty: float, score: str
+) -> Certificate:
+    """The threshold with the fewest deferrals that is certified for a joint accuracy of at least `target`.
+
+    selection: the bundle's scores on the select split; calibration: on the calibrate split; score: a name in SCORES.
+    Raises InputError for data or a target that cannot be used, NoThreshold where none can be certified.
+    """
+    for data, split in ((selection, "selection"), (calibration, "calibration")):
+        if data.large_correct is None:
+            raise InputError(
+                f"the {split} data do not know the large model: run `gatekeeper calibrate` with --large and --data"
+            )
+    return _certify(selection, calibration, target, certainty, score, "joint accuracy", joint_tally)
+
+
+def certify_selective_accuracy(
+    selection: Calibration, calibration: Calibration, target: float, certainty: float, score: str
+) -> Certificate:
+    """The same for the accuracy among the accepted items alone, which needs no large model.
+
+    One minus the selective risk of Geifman and El-Yaniv 2017. Given how many calibration items a threshold accepts,
+    these are independent draws of accepted items, so the same tests hold.
+    """
+    selection, calibration = replace(selection, large_correct=None), replace(calibration, large_correct=None)
+    return _certify(selection, calibration, target, certainty, score, "selective accuracy", selective_tally)
+
+
+def _certify(
+    selection: Calibration,
+    calibration: Calibration,
+    target: float,
+    certainty: float,
+    score: str,
+    measure: str,
+    count: Count,
+) -> Certificate:
+    _check(selection, calibration, target, certainty)
+    candidates = candidate_thresholds(selection.confidence, score)
+    order = testing_order(count(selection, candidates), target)
+    tally = count(calibration, candidates)
+    # Graded or not is a property of the task, not of the draw: both sets are asked, so that a small one cannot hide it.
+    graded = any(_graded(data) for data in (selection, calibration))
+    p_value = hoeffding_bentkus_p_value if graded else binomial_p_value
+    passed = fixed_sequence(p_value(tally.correct[order], tally.trials[order], target), 1.0 - certainty)
+    chosen = order[max(passed, 1) - 1]  # without a pass the first one, for what there is to say of it
+    trials, correct = int(tally.trials[chosen]), float(tally.correct[chosen])
+    certificate = Certificate(
+        measure=measure,
+        threshold=float(candidates[chosen]),
+        deferral_ratio=float(tally.deferred[chosen] / len(calibration.confidence)),
+        accuracy=correct / trials if trials else 0.0,
+        target=target,
+        certainty=certainty,
+        items=len(calibration.confidence),
+        method=f"learn-then-test, fixed sequence, {'Hoeffding-Bentkus' if graded else 'exact binomial'}",
+        lower_bound=lower_bound(p_value, correct, trials, certainty),
+    )
+    if not passed:
+        raise NoThreshold(_why_not(certificate, measure, trials))
+    return certificate
+
+
+def candidate_thresholds(confidence: Floats, score: str) -> Floats:
+    """Rising thresholds between neighbouring confidences and at the score's two ends. confidence: selection data (N,).
+
+    At most CANDIDATES cuts, evenly spread over the items; rounded for people where that parts the same items.
+    """
+    ordered = np.sort(confidence)
+    cuts = np.flatnonzero(ordered[1:] > ordered[:-1]) + 1  # items deferred; equal confidences cannot be parted
+    if len(cuts) > CANDIDATES:
+        nearest = np.searchsorted(cuts, np.linspace(1, len(ordered) - 1, CANDIDATES)).clip(max=len(cuts) - 1)
+        cuts = cuts[np.unique(nearest)]
+    below, above = ordered[cuts - 1], ordered[cuts]
+    middle = (below + above) / 2
+    rounded = np.round(middle, 4)
+    middle = np.where((below < rounded) & (rounded <= above), rounded, middle)
+    low, high = SCORES[score].low, SCORES[score].high
+    thresholds: Floats = np.unique(np.concatenate([[low], middle.clip(low, high), [high]]))
+    return thresholds
+
+
+def testing_order(selection: Tally, target: float) -> Ints:
+    """Indices of the candidates to test, first to last: the safest on the selection data, then ever fewer deferrals.
+
+    A candidate is left out when one with fewer deferrals looks as safe. Safe is the distance from the target in
+    standard errors, which, unlike a p-value, neither reaches 0 for many items nor 1 for a curve below the target.
+    """
+    trials = np.maximum(selection.trials, 1)
+    safety = np.where(selection.trials > 0, (selection.correct - trials * target) / np.sqrt(trials), -np.inf)
+    best_so_far = np.maximum.accumulate(safety)
+    front = np.concatenate([[True], safety[1:] > best_so_far[:-1]])
+    order: Ints = np.flatnonzero(front)[::-1]
+    return order
+
+
+def fixed_sequence(p_values: Floats, level: float) -> int:
+    """How many hypotheses are rejected, in their order, before the first that is not."""
+    kept = np.flatnonzero(~(p_values <= level))
+    return int(kept[0]) if len(kept) else len(p_values)
+
+
+def joint_tally(data: Calibration, thresholds: Floats) -> Tally:
+    """Every item counts: by the small model's answer where accepted, by the large one's where deferred (equation 6)."""
+    assert data.large_correct is not None  # certify_joint_accuracy has checked it
+    deferred, gained = _sum_deferred(data.confidence, data.large_correct - data.small_correct, thresholds)
+    return _tally(deferred, np.full(len(thresholds), len(data.confidence)), data.small_correct.sum() + gained)
+
+
+def selective_tally(data: Calibration, thresholds: Floats) -> Tally:
+    """The accepted items count, by the small model's answer."""
+    deferred, lost = _sum_deferred(data.confidence, data.small_correct, thresholds)
+    return _tally(deferred, len(data.confidence) - deferred, data.small_correct.sum() - lost)
+
+
+def _tally(deferred: Ints, trials: Ints, correct: Floats) -> Tally:
+    # The last digits of a sum of graded values depend on the order of the rows.
+    return Tally(deferred, trials, np.round(correct, 6))
+
+
+def _sum_deferred(confidence: Floats, values: Floats, thresholds: Floats) -> tuple[Ints, Floats]:
+    """Number of items below each of the rising thresholds, and the sum of their values; each (K,)."""
+    bins = np.searchsorted(thresholds, confidence, side="right")  # how many thresholds accept the item
+    size = len(thresholds) + 1
+    counts, sums = np.bincount(bins, minlength=size), np.bincount(bins, weights=values, minlength=size)
+    return counts.cumsum()[:-1], sums.cumsum()[:-1]
+
+
+def binomial_p_value(correct: Floats, trials: Ints, target: float) -> Floats:
+    """P(Bin(trials, target) >= correct): exact for 0/1 answers with an accuracy below the target; 1 without a trial."""
+    # The tail as a regularised incomplete beta function; scipy.stats.binom.sf is the same at 30 times the overhead.
+    tail = betainc(np.maximum(correct, 1.0), trials - correct + 1.0, target)
+    p: Floats = np.where(correct > 0, tail, 1.0)
+    return p
+
+
+def hoeffding_bentkus_p_value(correct: Floats, trials: Ints, target: float) -> Floats:
+    """The same for correctness graded in [0, 1] (Bates et al. 2021; Angelopoulos et al. 2021, section 3.1).
+
+    min(exp(-n h(min(r, a), a)), e P(Bin(n, a) <= ceil(n r))), with r the mean loss, 1 - accuracy, a = 1 - target, and h
+    the relative entropy of two Bernoulli variables.
+    """
+    n, limit = np.maximum(trials, 1), 1.0 - target
+    loss = np.minimum(1.0 - correct / n, limit)
+    hoeffding = np.exp(-n * (rel_entr(loss, limit) + rel_entr(1.0 - loss, 1.0 - limit)))
+    p: Floats = np.minimum(hoeffding, np.e * binomial_p_value(np.floor(correct), trials, target))
+    return np.where(trials > 0, p, 1.0)
+
+
+def lower_bound(p_value: PValue, correct: float, trials: int, certainty: float) -> float:
+    """The largest accuracy that these items reject: a one-sided bound, Clopper and Pearson's for the binomial test."""
+    if not correct:
+        return 0.0
+
+    def excess(accuracy: float) -> float:
+        return float(p_value(np.array([correct]), np.array([trials]), accuracy)[0]) - (1.0 - certainty)
+
+    # The p-value rises with the accuracy asked for, from 0 to at least a half at the accuracy seen.
+    return float(brentq(excess, 0.0, correct / trials, xtol=1e-9))
+
+
+def _why_not(first: Certificate, measure: str, trials: int) -> str:
+    """One line: what was tested first, what is certain there, and what would help."""
+    refused = f"no threshold can be certified for a {measure} of {first.target:g} with certainty {first.certainty:g}"
+    if not trials:
+        return f"{refused}: at {first.threshold:g}, the most promising, no calibration item is accepted"
+    bound = math.floor(first.lower_bound * 1e4) / 1e4
+    seen = (
+        f"{refused}: at {first.threshold:g}, the most promising (deferral ratio {first.deferral_ratio:.3f}), it is "
+        f"{first.accuracy:.4f} on {trials} calibration items, certainly at least {bound:.4f}"
+    )
+    if first.accuracy <= first.target:
+        return f"{seen}; more items would not help, a lower target or better models would"
+    # The distance of the bound shrinks with the root of the number of items.
+    factor = ((first.accuracy - first.lower_bound) / (first.accuracy - first.target)) ** 2
+    return f"{seen}; with such an accuracy about {int(float(f'{first.items * factor:.1e}')):,} items would be needed"
+
+
+def _graded(data: Calibration) -> bool:
+    columns = [column for column in (data.small_correct, data.large_correct) if column is not None]
+    return any(bool(((column != 0) & (column != 1)).any()) for column in columns)
+
+
+def _check(selection: Calibration, calibration: Calibration, target: float, certainty: float) -> None:
+    if not 0.0 < target <= 1.0:
+        raise InputError(f"--target-accuracy must be above 0 and at most 1, not {target:g}")
+    if not 0.5 < certainty < 1.0:
+        raise InputError(f"--certainty must be above 0.5 and below 1, such as 0.95, not {certainty:g}")
+    for data, split in ((selection, "selection"), (calibration, "calibration")):
+        if not len(data.confidence):
+            raise InputError(f"the {split} data have no rows: run `gatekeeper calibrate` with --data")
+        _check_column(data, "confidence", split, -math.inf, math.inf)
+        _check_column(data, "small_correct", split, 0.0, 1.0)
+        if data.large_correct is not None:
+            _check_column(data, "large_correct", split, 0.0, 1.0)
+
+
+def _check_column(data: Calibration, name: str, split: str, low: float, high: float) -> None:
+    column = getattr(data, name)
+    if column.shape != (len(data.confidence),):
+        raise InputError(f"the {split} data: {name} has {len(column)} rows, confidence {len(data.confidence)}")
+    wrong = np.flatnonzero(~(np.isfinite(column) & (column >= low) & (column <= high)))
+    if len(wrong):
+        expected = "finite" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise InputError(f"the {split} data: {name} in row {wrong[0]} is {column[wrong[0]]}, not {expected}")
