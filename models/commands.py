@@ -1,0 +1,364 @@
+"""The offline commands: tune, calibrate, evaluate, compare. Each imports what it needs when it runs: torch is slow."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.errors import InputError, NoThreshold
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from models.calibrate import Choice
+    from models.certify import Certificate
+    from models.datasets import LabelledDataset
+    from models.results import Evaluation
+
+MINILM_NAME = "all-MiniLM-L6-v2"
+NO_THRESHOLD = 3  # the exit code of "no threshold meets it"
+
+
+def run_tune(arguments: argparse.Namespace) -> int:
+    """`gatekeeper tune`."""
+    alphas, seeds = _numbers("--alpha", arguments.alpha), _seeds(arguments.seeds, arguments.seed)
+    _check_training(arguments)
+    data = _dataset(arguments)
+    _prepare_libraries()
+    if arguments.model == MINILM_NAME:
+        if len(alphas) > 1 or len(seeds) > 1:
+            raise InputError(f"{MINILM_NAME} is frozen and knows no alpha: no sweep")
+        from models.bundle import check_output
+        from models.frozen_head import MINILM, tune_frozen_head
+
+        check_output(arguments.output)
+        bundles = [tune_frozen_head(data, MINILM, seeds[0], arguments.output, _say)]
+    else:
+        from models.sweep import clear, run_sweep
+
+        recipe, machine = _recipe(arguments, data), _machine(arguments)
+        if arguments.restart:
+            clear(arguments.output)
+        options = {"distill_from": _bundle(arguments.distill_from), "teacher": _bundle(arguments.targets_from)}
+        bundles = run_sweep(data, recipe, alphas, seeds, arguments.output, machine, _say, **options)
+    for bundle in bundles:
+        _say(f"wrote {bundle.directory} (gate digest {bundle.gate_digest[:12]}); next: gatekeeper calibrate")
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace, data: "LabelledDataset") -> Any:
+    from models.backbones import SMALL_CNN, TEXT_NET, Shape
+    from models.baselines import Loss
+    from models.tune import Recipe
+
+    name = arguments.loss
+    if name == "gatekeeper" and arguments.targets_from and not arguments.alignment:
+        name = "soft-gatekeeper"
+    return Recipe(
+        model=arguments.model or (TEXT_NET if data.task == "text-classification" else SMALL_CNN),
+        loss=Loss(name, _numbers("--alpha", arguments.alpha)[0], arguments.strength, arguments.alignment),
+        seed=arguments.seed,
+        shape=Shape(max_tokens=arguments.max_tokens, image_size=arguments.image_size, lora_rank=arguments.lora_rank),
+        batch_size=arguments.batch_size,
+        epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        tuning_epochs=arguments.tuning_epochs,
+        tuning_learning_rate=arguments.tuning_learning_rate,
+    )
+
+
+def _machine(arguments: argparse.Namespace) -> Any:
+    from models.training import Machine
+
+    return Machine(arguments.precision, arguments.gradient_accumulation, arguments.save_steps, arguments.tensorboard)
+
+
+def _check_training(arguments: argparse.Namespace) -> None:
+    """Every number of the training options, before anything slow begins."""
+    for name in ("batch_size", "gradient_accumulation", "max_tokens", "image_size", "save_steps"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+    for name in ("epochs", "tuning_epochs", "lora_rank"):
+        value = getattr(arguments, name)
+        if value is not None and value < 0:
+            raise InputError(f"--{name.replace('_', '-')} must be 0 or more, not {value}")
+    for name in ("learning_rate", "tuning_learning_rate"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {value:g}")
+    for alpha in _numbers("--alpha", arguments.alpha):
+        if not 0.0 <= alpha <= 1.0:
+            raise InputError(f"--alpha must be in [0, 1], not {alpha:g}")
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return list(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise InputError(f"{option} takes numbers with commas between them, not {text!r}") from None
+
+
+def _seeds(text: str | None, default: int) -> list[int]:
+    try:
+        seeds = [default] if text is None else list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise InputError(f"--seeds takes whole numbers with commas between them, not {text!r}") from None
+    if any(not 0 <= seed < 2**32 for seed in seeds):
+        raise InputError("a seed is a whole number from 0 to 4294967295")
+    return seeds
+
+
+def run_calibrate(arguments: argparse.Namespace) -> int:
+    """`gatekeeper calibrate`."""
+    from models.bundle import copy_bundle, load_bundle, rewrite_bundle
+
+    bundle = load_bundle(arguments.bundle)
+    if arguments.output is not None:
+        if arguments.data is None and not arguments.write:
+            raise InputError("--output needs something to write: --data, or a target and --write")
+        bundle = copy_bundle(bundle, arguments.output)
+    _prepare_libraries()
+    if arguments.data is not None:
+        from models.calibrate import calibrate
+
+        bundle = calibrate(bundle, _dataset(arguments), _bundle(arguments.large), _say)
+        _say(f"wrote {bundle.directory}/calibration.parquet (gate digest {bundle.gate_digest[:12]})")
+    elif arguments.large is not None:
+        raise InputError("--large needs --data: its answers on the calibrate split are what is recorded")
+    try:
+        choice, certificate = _choose(arguments, bundle)
+    except NoThreshold as answer:
+        print(answer)
+        return NO_THRESHOLD
+    _print_choice(choice, certificate)
+    if arguments.write:
+        changes = {"default_threshold": choice.threshold, "certificate": certificate and asdict(certificate)}
+        rewrite_bundle(bundle, changes, lambda _: None)
+        _say(f"{choice.threshold:g} is now the default threshold of {bundle.directory}")
+    return 0
+
+
+def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, Certificate | None]":
+    """The threshold that the target asks for, with its certificate if --certainty does."""
+    from models import calibrate
+    from models.bundle import SELECTION
+
+    data, score = bundle.read_calibration(), bundle.manifest.score
+    if data is None:
+        raise InputError(f"{bundle.directory} has no calibration data yet: give --data (and --large)")
+    if arguments.certainty is None:
+        if arguments.target_selective_accuracy is not None:
+            raise InputError("--target-selective-accuracy needs --certainty")
+        if arguments.target_deferral_ratio is not None:
+            return calibrate.threshold_for_ratio(data, arguments.target_deferral_ratio, score), None
+        if arguments.target_accuracy is not None:
+            return calibrate.threshold_for_accuracy(data, arguments.target_accuracy, score), None
+        return calibrate.expectation(data, bundle.manifest.default_threshold), None
+    from models.certify import certify_joint_accuracy, certify_selective_accuracy
+
+    joint, selective = arguments.target_accuracy, arguments.target_selective_accuracy
+    if joint is None and selective is None:
+        raise InputError("--certainty needs --target-accuracy or --target-selective-accuracy")
+    selection = bundle.read_calibration(SELECTION)
+    if selection is None:
+        raise InputError(f"{bundle.directory} has no {SELECTION}, which a certificate needs: give --large and --data")
+    if joint is not None:
+        certificate = certify_joint_accuracy(selection, data, joint, arguments.certainty, score)
+    else:
+        certificate = certify_selective_accuracy(selection, data, selective, arguments.certainty, score)
+    return calibrate.expectation(data, certificate.threshold), certificate
+
+
+def _print_choice(choice: "Choice", certificate: "Certificate | None") -> None:
+    joint = "unknown (calibrate with --large)" if choice.joint_accuracy is None else f"{choice.joint_accuracy:.4f}"
+    print(f"threshold                {choice.threshold!r}")
+    print(f"expected deferral ratio  {choice.deferral_ratio:.4f}")
+    print(f"expected joint accuracy  {joint}")
+    if certificate is not None:
+        print(
+            f"certified                {certificate.measure} >= {certificate.target:g} with certainty "
+            f"{certificate.certainty:g} ({certificate.items} calibration items, {certificate.method})"
+        )
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """`gatekeeper evaluate`. Exit code 1: the endpoint decided otherwise than the offline evaluation."""
+    if arguments.predictions is not None:
+        if arguments.bundle is not None or arguments.data is not None or arguments.endpoint or arguments.large:
+            raise InputError("--predictions is a finished table: no bundle, --data, --large or --endpoint beside it")
+        return _evaluate_table(arguments)
+    if arguments.bundle is None or arguments.data is None:
+        raise InputError("give a bundle and --data, or --predictions TABLE")
+    if arguments.at is not None:
+        raise InputError("--at is for --predictions; a bundle has its default threshold")
+    if arguments.endpoint and not arguments.large:
+        raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
+    bundle, large = _bundle(arguments.bundle), _bundle(arguments.large)
+    assert bundle is not None
+    data = _dataset(arguments)
+    _prepare_libraries()
+    from models.evaluate import about_bundle, evaluate, write_card
+    from models.results import write_evaluation
+
+    with _bar(len(data.test) * (1 if large is None else 2), " items") as progress:
+        evaluation = evaluate(bundle, data, large, arguments.seed, progress)
+    _print_numbers(bundle.manifest.name, evaluation.numbers)
+    if arguments.output is not None:
+        write_evaluation(arguments.output, evaluation, about_bundle(bundle, data, large, arguments.seed))
+        _say(f"wrote {arguments.output}/report.html, metrics.json and predictions.parquet")
+    if arguments.write_card:
+        write_card(bundle, data, evaluation.numbers, large)
+    if arguments.endpoint:
+        return _compare_endpoint(arguments, bundle, data, evaluation)
+    return 0
+
+
+def _evaluate_table(arguments: argparse.Namespace) -> int:
+    """Neither torch nor a model: a table of a million rows takes seconds."""
+    from models.predictions import read_predictions
+    from models.results import about_table, evaluate_table, write_evaluation
+
+    if arguments.at is not None and not math.isfinite(arguments.at):
+        raise InputError(f"--at must be a number, not {arguments.at}")
+    name = arguments.predictions.name
+    evaluation = evaluate_table(read_predictions(arguments.predictions), arguments.at, arguments.seed)
+    _print_numbers(name, evaluation.numbers)
+    if arguments.output is not None:
+        write_evaluation(arguments.output, evaluation, about_table(name, evaluation, arguments.seed))
+        _say(f"wrote {arguments.output}/report.html, metrics.json and predictions.parquet")
+    return 0
+
+
+def _print_numbers(name: str, numbers: dict[str, Any]) -> None:
+    print(f"{name}: {numbers['rows']} test items, threshold {numbers['threshold']:g}")
+    for key, entry in numbers.items():
+        if isinstance(entry, dict) and "value" in entry:
+            if entry["value"] is None:
+                print(f"  {key:34} does not exist for these data")
+            elif entry["low"] is None:
+                print(f"  {key:34} {entry['value']:.4f}")
+            else:
+                print(f"  {key:34} {entry['value']:.4f}  [{entry['low']:.4f}, {entry['high']:.4f}]")
+    if numbers.get("out_of_scope"):
+        print(f"  {'out-of-scope deferred':34} {numbers['out_of_scope']['deferral_ratio']:.4f}")
+    if "items_per_second" in numbers:
+        print(f"  {'items/s, one thread':34} {numbers['items_per_second']:,.0f}")
+
+
+def _compare_endpoint(
+    arguments: argparse.Namespace, bundle: "Bundle", data: "LabelledDataset", evaluation: "Evaluation"
+) -> int:
+    from models.endpoint import compare_endpoint
+
+    thresholds = _thresholds(arguments.thresholds, bundle)
+    with _bar(len(thresholds) * len(data.test), " items") as progress:
+        rows = compare_endpoint(arguments.endpoint, bundle, data, evaluation, thresholds, progress)
+    print(f"{arguments.endpoint} against the offline evaluation, {len(data.test)} items a threshold")
+    print("threshold   deferral ratio      joint accuracy      decided     within 1e-5   degraded   largest gap")
+    print("            offline   online    offline   online    differently of threshold             in confidence")
+    for row in rows:
+        print(
+            f"{row.threshold:<11.4f} {row.offline_deferral_ratio:<9.4f} {row.online_deferral_ratio:<9.4f} "
+            f"{row.offline_joint_accuracy:<9.4f} {row.online_joint_accuracy:<9.4f} {row.different:<11d} "
+            f"{row.near:<13d} {row.degraded:<10d} {row.largest_confidence_gap:.1e}"
+        )
+    return 1 if any(row.different or row.degraded for row in rows) else 0
+
+
+def _thresholds(option: str | None, bundle: "Bundle") -> Sequence[float]:
+    from models.calibrate import threshold_for_ratio
+
+    if option is not None:
+        return _numbers("--thresholds", option)
+    calibration = bundle.read_calibration()
+    if calibration is None:
+        raise InputError(f"{bundle.directory} is not calibrated: give --thresholds")
+    return [threshold_for_ratio(calibration, ratio, bundle.manifest.score).threshold for ratio in (0.1, 0.2, 0.4)]
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """`gatekeeper compare`."""
+    alphas, seeds = _numbers("--alpha", arguments.alpha), _seeds(arguments.seeds, arguments.seed)
+    _check_training(arguments)
+    data = _dataset(arguments)
+    _prepare_libraries()
+    from models.findings import as_table
+    from models.study import Study, run_study
+
+    large = _bundle(arguments.large)
+    assert large is not None
+    study = Study(
+        data,
+        large,
+        _recipe(arguments, data),
+        tuple(alphas),
+        tuple(seeds),
+        arguments.losses,
+        _bundle(arguments.distill_from),
+    )
+    print(as_table(run_study(study, arguments.output, _machine(arguments), _say)))
+    return 0
+
+
+def _bundle(path: Path | None) -> "Bundle | None":
+    from models.bundle import load_bundle
+
+    return None if path is None else load_bundle(path)
+
+
+def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
+    """The dataset, and what is odd about it on stderr."""
+    from models.datasets import load_dataset
+
+    data = load_dataset(
+        arguments.data,
+        arguments.data_dir and Path(arguments.data_dir),
+        text_column=arguments.text_column,
+        label_column=arguments.label_column,
+    )
+    before = getattr(arguments, "only_deferred_by", None)
+    if before is not None:
+        _prepare_libraries()
+        from models.bundle import load_bundle
+        from models.levels import only_deferred
+
+        data = only_deferred(data, load_bundle(before), arguments.threshold)
+    elif getattr(arguments, "threshold", None) is not None:
+        raise InputError("--threshold is that of --only-deferred-by")
+    for note in data.notes:
+        _say(f"note: {note}")
+    return data
+
+
+class _bar:  # noqa: N801  used like a function
+    """A progress bar on stderr where somebody looks at it; else nothing."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> Callable[[int], None]:
+        def progress(count: int) -> None:
+            self._bar.update(count)
+
+        return progress
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _prepare_libraries() -> None:
+    """Quiet libraries, and no tokenizer threads beside torch's own."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # one voice, of however many processes train together
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,241 @@
+"""One stage of training on transformers' Trainer: checkpoints, resume, precision, accumulation, many processes.
+
+The loss goes in through the Trainer's hook. `labels` of a batch are row numbers, with which the loss finds all that
+is known of a row: its label, the large model's probabilities, its side of a partition.
+
+A stage has a directory. While it runs, checkpoint-N/ lie there; when it is done, model.safetensors alone. A killed
+stage goes on from its last whole checkpoint.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from models.backbones import Backbone
+from models.baselines import Loss, Targets
+from models.errors import InputError
+
+logging.disable_progress_bar()  # one for each file of each checkpoint
+DONE = "model.safetensors"
+STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
+TELL_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast; a cosine with a warm-up of at most 200 steps."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What does not belong to the recipe but to where it runs. save_steps: None, a checkpoint each epoch."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_accumulation: int = 1
+    save_steps: int | None = None
+    tensorboard: Path | None = None
+
+
+def world() -> tuple[int, int]:
+    """(this process's rank, number of processes), as torchrun and accelerate launch set them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained, on what, for how long, and where it lies."""
+
+    name: str
+    loss: Loss
+    targets: Targets
+    schedule: Schedule
+    seed: int
+    directory: Path
+
+
+def train_stage(
+    stage: Stage, backbone: Backbone, prepared: Sequence[Any], machine: Machine, say: Callable[[str], None]
+) -> None:
+    """Train backbone.model in place, or take the weights of a stage that was done before. Raises InputError."""
+    directory = stage.directory
+    if (directory / DONE).is_file():
+        say(f"{stage.name}: done before, taken from {directory}")
+        load_model(backbone.model, directory / DONE)
+        return
+    if stage.schedule.epochs == 0:
+        return
+    try:
+        checkpoint = _last_checkpoint(directory)
+        if checkpoint is not None:
+            say(f"{stage.name}: goes on from {checkpoint}")
+        trainer = _trainer(stage, backbone, prepared, machine, say)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        backbone.model.cpu()
+        if world()[0] == 0:
+            _finish(backbone, directory)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_about_the_disk(error):
+            raise
+        raise InputError(
+            f"{directory} cannot be written ({str(error).splitlines()[0]}): make room, then run the same command "
+            "again, which goes on from the last checkpoint"
+        ) from error
+
+
+def _finish(backbone: Backbone, directory: Path) -> None:
+    fresh = directory / f"{DONE}.new"
+    save_model(backbone.model, str(fresh))
+    fresh.replace(directory / DONE)
+    for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        shutil.rmtree(path)
+
+
+def _is_about_the_disk(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return True
+    words = ("No space left", "write failed", "inline_container", "unexpected pos", "os error", "File too large")
+    return any(word in str(error) for word in words)
+
+
+def _last_checkpoint(directory: Path) -> Path | None:
+    """The newest whole checkpoint; what a kill left half written is removed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    whole = []
+    for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        try:
+            step = int(path.name.rsplit("-", 1)[1])
+            json.loads((path / STATE).read_bytes())
+            whole.append((step, path))
+        except (OSError, ValueError):
+            if world()[0] == 0:
+                shutil.rmtree(path, ignore_errors=True)
+    return max(whole)[1] if whole else None
+
+
+class _RowNumbers(Dataset[int]):
+    """The Trainer shuffles these; the collator fetches what they stand for."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, position: int) -> int:
+        return position
+
+
+def _trainer(
+    stage: Stage, backbone: Backbone, prepared: Sequence[Any], machine: Machine, say: Callable[[str], None]
+) -> Trainer:
+    cuda = torch.cuda.is_available()
+    targets = stage.targets.to(torch.device("cuda", torch.cuda.current_device())) if cuda else stage.targets
+
+    def collate(rows: list[int]) -> dict[str, Tensor]:
+        return {**backbone.batch([prepared[row] for row in rows]), "labels": torch.tensor(rows)}
+
+    def compute_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        return stage.loss(outputs["logits"], targets.at(labels), num_items_in_batch)
+
+    if machine.tensorboard is not None:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(machine.tensorboard / stage.directory.name)
+    trainer = Trainer(
+        model=backbone.model,
+        args=_arguments(stage, len(prepared), machine),
+        train_dataset=_RowNumbers(len(prepared)),
+        data_collator=collate,
+        compute_loss_func=compute_loss,
+        callbacks=[_Progress(stage.name, say)],
+    )
+    for printer in ("PrinterCallback", "ProgressCallback"):
+        _remove_callback(trainer, printer)
+    return trainer
+
+
+def _arguments(stage: Stage, rows: int, machine: Machine) -> TrainingArguments:
+    schedule = stage.schedule
+    steps = math.ceil(rows / (schedule.batch_size * machine.gradient_accumulation * world()[1]))  # an epoch
+    cuda = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(stage.directory),
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=schedule.batch_size,
+        gradient_accumulation_steps=machine.gradient_accumulation,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(200, schedule.epochs * steps // 5),
+        weight_decay=schedule.weight_decay,
+        bf16=machine.precision == "bf16",
+        fp16=machine.precision == "fp16",
+        seed=stage.seed,
+        data_seed=stage.seed,
+        full_determinism=True,
+        use_cpu=not cuda,
+        ddp_backend=None if cuda or world()[1] == 1 else "gloo",
+        save_strategy="epoch" if machine.save_steps is None else "steps",
+        save_steps=machine.save_steps or 500,
+        save_total_limit=1,
+        logging_steps=min(50, steps),
+        logging_nan_inf_filter=False,
+        report_to=["tensorboard"] if machine.tensorboard is not None else "none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=cuda,
+        disable_tqdm=True,
+    )
+
+
+def _remove_callback(trainer: Trainer, name: str) -> None:
+    """By name: which one there is depends on the Trainer's options. Its lines are ours to print."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ == name:
+            trainer.remove_callback(callback)
+
+
+class _Progress(TrainerCallback):
+    """A line every ten seconds with the time left, and an end to a run whose loss is no number any more."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._name = name
+        self._say = say if world()[0] == 0 else lambda _: None
+        self._began = self._told = time.monotonic()
+        self._first_step: int | None = None
+
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002  the Trainer's names
+        """Logs come every 50 steps at the latest."""
+        loss = (given.get("logs") or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise InputError(f"{self._name}: the loss is {loss} at step {state.global_step}: lower the learning rate")
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._began = state.global_step, now
+        if now - self._told < TELL_EVERY_S or state.global_step <= self._first_step:
+            return
+        self._told = now
+        left_s = (now - self._began) / (state.global_step - self._first_step) * (state.max_steps - state.global_step)
+        self._say(
+            f"{self._name}: step {state.global_step} of {state.max_steps}, loss {loss:.4f}, "
+            f"{int(left_s // 60)}:{int(left_s % 60):02} left"
+        )
