@@ -1,5 +1,6 @@
 """The model that is tuned, and how texts or images get into it: a net of ours, a local directory, or a hub id."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,7 +231,9 @@ def _with_adapter(backbone: Backbone, rank: int) -> Backbone:
         target_modules="all-linear",
         modules_to_save=[head] if head else None,
     )
-    adapted = cast("PreTrainedModel", get_peft_model(backbone.model, config))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft's business
+        adapted = cast("PreTrainedModel", get_peft_model(backbone.model, config))
     return Backbone(adapted, backbone.prepare, backbone.batch, backbone.save_encoder, backbone.max_tokens, adapted=True)
 
 

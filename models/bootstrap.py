@@ -49,7 +49,7 @@ class Groups:
 class Ranking:
     """Rows (K,) in ascending order of confidence, row k standing for count[k] items; groups (G,) of one confidence."""
 
-    confidence: Floats  # (G,)
+    confidence: Floats  # (G,) divided by the largest magnitude
     start: Ints  # (G,) the first row of each group
     count: Ints  # (K,)
     small: Floats
@@ -125,7 +125,9 @@ def rank(confidence: Floats, small: Floats, large: Floats | None = None, thresho
     gain, gain_index = _gains(small, large)
     accepted = int(np.searchsorted(ordered[start], threshold))
     count = np.ones(len(order), dtype=np.int64)
-    return Ranking(ordered[start], start, count, small, large, gain, gain_index, accepted)
+    # Only s_o and Pearson's r look at the values, neither at their scale; the squares of 1e308 would overflow.
+    scaled = ordered[start] / (np.abs(ordered[[0, -1]]).max() or 1.0)
+    return Ranking(scaled, start, count, small, large, gain, gain_index, accepted)
 
 
 def _gains(small: Floats, large: Floats | None) -> tuple[Floats, Ints]:

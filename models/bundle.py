@@ -38,6 +38,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CALIBRATION = "calibration.parquet"
 SELECTION = "selection.parquet"
 CARD = "README.md"
+# What confidences and thresholds of each score lie between (confidence.py).
+SCORE_RANGES = {"max_softmax": (0.0, 1.0), "margin": (0.0, 1.0), "negative_entropy": (-1.0, 0.0), "energy": (-1e6, 1e6)}
 ENCODERS = {"text-classification": "tokenizer.json", "image-classification": "preprocessor_config.json"}
 WEIGHTS = {"transformers": "model.safetensors", "head": "head.safetensors"}
 

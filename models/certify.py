@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import betainc, rel_entr
 
-from models.bundle import Calibration
-from models.confidence import SCORES
+from models.bundle import SCORE_RANGES, Calibration
 from models.errors import InputError, NoThreshold
 
 Floats = NDArray[np.float64]
@@ -72,7 +71,7 @@ def certify_joint_accuracy(
 ) -> Certificate:
     """The threshold with the fewest deferrals that is certified for a joint accuracy of at least `target`.
 
-    selection: the bundle's scores on the select split; calibration: on the calibrate split; score: a name in SCORES.
+    selection: the bundle's scores on the select split; calibration: on the calibrate split; score: in SCORE_RANGES.
     Raises InputError for data or a target that cannot be used, NoThreshold where none can be certified.
     """
     for data, split in ((selection, "selection"), (calibration, "calibration")):
@@ -144,7 +143,7 @@ def candidate_thresholds(confidence: Floats, score: str) -> Floats:
     middle = (below + above) / 2
     rounded = np.round(middle, 4)
     middle = np.where((below < rounded) & (rounded <= above), rounded, middle)
-    low, high = SCORES[score].low, SCORES[score].high
+    low, high = SCORE_RANGES[score]
     thresholds: Floats = np.unique(np.concatenate([[low], middle.clip(low, high), [high]]))
     return thresholds
 

@@ -55,7 +55,7 @@ class Classifier:
             probabilities = torch.softmax(scaled, dim=-1)
             scores, indices = probabilities.max(dim=-1)
             # max_softmax is the score that is there already; computing it again costs 20 us a batch
-            confidences = scores if self.score == "max_softmax" else SCORES[self.score].function(scaled)
+            confidences = scores if self.score == "max_softmax" else SCORES[self.score](scaled)
             rows = probabilities.numpy()
         return [
             Prediction(label, score, confidence, row)
@@ -190,7 +190,7 @@ def predict_all(
     label = np.zeros(len(items), dtype=np.int64)
     confidence = np.zeros(len(items))
     logits = np.zeros((len(items), len(classifier.labels)), dtype=np.float32)
-    score = SCORES[classifier.score].function
+    score = SCORES[classifier.score]
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -206,4 +206,4 @@ def predict_all(
 def confidences(logits: NDArray[np.float32], temperature: float) -> dict[str, NDArray[np.float64]]:
     """Every score by name, each (N,), from logits (N, C) before the temperature."""
     scaled = torch.from_numpy(logits) / temperature
-    return {name: score.function(scaled).double().numpy() for name, score in SCORES.items()}
+    return {name: score(scaled).double().numpy() for name, score in SCORES.items()}

@@ -110,6 +110,6 @@ def _add_training(parser: argparse.ArgumentParser, alpha: str = "0.5") -> None:
     form.add_argument("--image-size", type=int, metavar="N", help="of the nets; default: the data's own, or 64")
     form.add_argument("--lora-rank", type=int, default=0, metavar="R", help="adapt a pretrained model by LoRA")
     form.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
-    form.add_argument("--save-steps", type=int, metavar="N", help="a checkpoint each N steps; default: each epoch")
+    form.add_argument("--save-steps", type=int, metavar="N", help="a checkpoint each N steps; default: an epoch or 100")
     form.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the losses there")
     form.add_argument("--restart", action="store_true", help="forget what an earlier, unfinished run has left")

@@ -13,10 +13,10 @@ from models.errors import InputError, NoThreshold
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.calibrate import Choice
     from models.certify import Certificate
     from models.datasets import LabelledDataset
     from models.results import Evaluation
+    from models.thresholds import Choice
 
 MINILM_NAME = "all-MiniLM-L6-v2"
 NO_THRESHOLD = 3  # the exit code of "no threshold meets it"
@@ -144,7 +144,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 
 def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, Certificate | None]":
     """The threshold that the target asks for, with its certificate if --certainty does."""
-    from models import calibrate
+    from models import thresholds
     from models.bundle import SELECTION
 
     data, score = bundle.read_calibration(), bundle.manifest.score
@@ -154,10 +154,10 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
         if arguments.target_selective_accuracy is not None:
             raise InputError("--target-selective-accuracy needs --certainty")
         if arguments.target_deferral_ratio is not None:
-            return calibrate.threshold_for_ratio(data, arguments.target_deferral_ratio, score), None
+            return thresholds.threshold_for_ratio(data, arguments.target_deferral_ratio, score), None
         if arguments.target_accuracy is not None:
-            return calibrate.threshold_for_accuracy(data, arguments.target_accuracy, score), None
-        return calibrate.expectation(data, bundle.manifest.default_threshold), None
+            return thresholds.threshold_for_accuracy(data, arguments.target_accuracy, score), None
+        return thresholds.expectation(data, bundle.manifest.default_threshold), None
     from models.certify import certify_joint_accuracy, certify_selective_accuracy
 
     joint, selective = arguments.target_accuracy, arguments.target_selective_accuracy
@@ -170,7 +170,7 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
         certificate = certify_joint_accuracy(selection, data, joint, arguments.certainty, score)
     else:
         certificate = certify_selective_accuracy(selection, data, selective, arguments.certainty, score)
-    return calibrate.expectation(data, certificate.threshold), certificate
+    return thresholds.expectation(data, certificate.threshold), certificate
 
 
 def _print_choice(choice: "Choice", certificate: "Certificate | None") -> None:
@@ -270,7 +270,7 @@ def _compare_endpoint(
 
 
 def _thresholds(option: str | None, bundle: "Bundle") -> Sequence[float]:
-    from models.calibrate import threshold_for_ratio
+    from models.thresholds import threshold_for_ratio
 
     if option is not None:
         return _numbers("--thresholds", option)

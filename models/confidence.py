@@ -1,11 +1,11 @@
 """Logits to confidence: the same functions in the job and in the edge, so that a threshold means one thing.
 
-Every score is a function of temperature-scaled logits, (N, C) -> (N,), and higher is more confident.
+Every score is a function of temperature-scaled logits, (N, C) -> (N,), and higher is more confident; bundle.py has the
+range of each.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,18 +33,9 @@ def energy(logits: Tensor) -> Tensor:
     return torch.logsumexp(logits, dim=-1)
 
 
-@dataclass(frozen=True)
-class Score:
-    """A confidence score and the range its values and thresholds lie in."""
-
-    function: Callable[[Tensor], Tensor]
-    low: float
-    high: float
-
-
-SCORES: dict[str, Score] = {
-    "max_softmax": Score(max_softmax, 0.0, 1.0),
-    "margin": Score(margin, 0.0, 1.0),
-    "negative_entropy": Score(negative_entropy, -1.0, 0.0),
-    "energy": Score(energy, -1e6, 1e6),
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_softmax": max_softmax,
+    "margin": margin,
+    "negative_entropy": negative_entropy,
+    "energy": energy,
 }

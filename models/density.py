@@ -17,6 +17,8 @@ def overlapping_share(groups: Groups) -> float:
         return np.nan
     bandwidths = [_bandwidth(groups.confidence, weight) for weight in classes]
     low, high = groups.confidence[0] - 4.0 * max(bandwidths), groups.confidence[-1] + 4.0 * max(bandwidths)
+    if high - low < 1e-12:  # confidences, at most 1 here, that differ by rounding
+        return np.nan
     step = (high - low) / (POINTS - 1)
     position = (groups.confidence - low) / step
     left = position.astype(np.int64)

@@ -34,6 +34,7 @@ logging.disable_progress_bar()  # one for each file of each checkpoint
 DONE = "model.safetensors"
 STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 TELL_EVERY_S = 10.0
+FEWEST_STEPS_A_SAVE = 100  # an epoch of a small file is a fraction of a second, as is a save
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Machine:
-    """What does not belong to the recipe but to where it runs. save_steps: None, a checkpoint each epoch."""
+    """What does not belong to the recipe but to where it runs. save_steps: None, a checkpoint each epoch or
+    each hundred steps."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_accumulation: int = 1
@@ -192,8 +194,8 @@ def _arguments(stage: Stage, rows: int, machine: Machine) -> TrainingArguments:
         full_determinism=True,
         use_cpu=not cuda,
         ddp_backend=None if cuda or world()[1] == 1 else "gloo",
-        save_strategy="epoch" if machine.save_steps is None else "steps",
-        save_steps=machine.save_steps or 500,
+        save_strategy="steps",
+        save_steps=machine.save_steps or max(steps, FEWEST_STEPS_A_SAVE),
         save_total_limit=1,
         logging_steps=min(50, steps),
         logging_nan_inf_filter=False,

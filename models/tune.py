@@ -40,7 +40,7 @@ SCHEDULES = {
 }
 PRETRAINED = (Schedule(3, 5e-5, 32, 0.01), Schedule(2, 2e-5, 32, 0.01))
 ADAPTED = (Schedule(3, 5e-4, 32), Schedule(2, 2e-4, 32))
-FEWEST_STEPS = (1000, 300)  # a net that starts from nothing wants this many, however few the rows
+FEWEST_STEPS = (600, 200)  # a net that starts from nothing wants this many, however few the rows
 
 
 @dataclass(frozen=True)

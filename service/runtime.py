@@ -12,10 +12,9 @@ from typing import Literal
 
 import torch
 
-from models.bundle import CALIBRATION, Bundle, Calibration, load_bundle
+from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, Calibration, load_bundle
 from models.classifier import Classifier as BundleClassifier
 from models.classifier import load_classifier
-from models.confidence import SCORES
 from models.errors import BundleError
 from service.batcher import Batcher
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
@@ -45,8 +44,7 @@ class Runtime:
         self.bundle = bundle
         self.name = bundle.manifest.name
         self.labels = bundle.manifest.labels
-        score = SCORES[bundle.manifest.score]
-        self.threshold_range = (score.low, score.high)
+        self.threshold_range = SCORE_RANGES[bundle.manifest.score]
         self.draining = False
         self.started_at = time.monotonic()
         self.batcher: Batcher[str, Prediction]

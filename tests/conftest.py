@@ -1,11 +1,15 @@
 """Fixtures that several test files share. Services are real processes, started once a session."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from processes import Service, admin, spawn, spawn_edge, stopping
+
+# Two workers share the cores: threads of torch that wait for each other in both would make a step ten times as slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -68,8 +68,8 @@ def test_merged_rows_have_the_intervals_of_the_plain_bootstrap(graded: bool) -> 
 
 
 def test_an_interval_lies_around_its_value_also_where_merging_moves_the_number() -> None:
-    """Of 100,000 graded rows, h and q of the merged ones are too small by half an interval."""
-    predictions = cascade(100_000, graded=True)
+    """Of 400,000 graded rows, h and q of the merged ones are too small by half an interval."""
+    predictions = cascade(400_000, graded=True)
     ranking = rank(*columns(predictions))
     numbers = measure(predictions, 0.7, resamples=60)
     for name in ("h", "q"):
@@ -108,15 +108,15 @@ def test_the_interval_of_an_accuracy_is_the_normal_one() -> None:
 
 
 def test_the_intervals_cover() -> None:
-    """Of 40 small tables, nearly all have the true value of each number inside its interval."""
+    """Of 30 small tables, nearly all have the true value of each number inside its interval."""
     true = statistics(rank(*columns(cascade(200_000, seed=99)), 0.7).groups(), graded=False, binary=True)
     covered = dict.fromkeys(("a_S", "q", "s_o", "s_d", "s_d_oracle", "auroc", "aurc", "joint_accuracy_at_0.2"), 0)
-    for seed in range(40):
+    for seed in range(30):
         numbers = measure(cascade(500, seed=seed), 0.7, resamples=60)
         for name in covered:
             covered[name] += numbers[name]["low"] <= true[name] <= numbers[name]["high"]
-    assert min(covered.values()) >= 33
-    assert sum(covered.values()) < 40 * len(covered)
+    assert min(covered.values()) >= 25
+    assert sum(covered.values()) < 30 * len(covered)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_other_intervals() -> None:

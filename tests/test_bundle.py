@@ -169,7 +169,9 @@ def test_files_are_readable_by_another_user(bundle: Bundle) -> None:
 @pytest.mark.parametrize("large", [np.array([1.0, 0.5, 0.0]), None])
 def test_calibration_data_survive_the_file(bundle: Bundle, large: Any) -> None:
     data = Calibration(np.array([0.1, 0.5, 0.9]), np.array([0.0, 1.0, 1.0]), large)
-    again = rewrite_bundle(bundle, {}, lambda directory: write_calibration(directory / CALIBRATION, data)).read_calibration()
+    again = rewrite_bundle(
+        bundle, {}, lambda directory: write_calibration(directory / CALIBRATION, data)
+    ).read_calibration()
     assert again is not None
     assert again.confidence.tolist() == [0.1, 0.5, 0.9]
     assert (again.large_correct is None) == (large is None)
@@ -181,6 +183,8 @@ def test_calibration_data_without_rows_or_with_nan_are_refused(bundle: Bundle) -
     for values in ([], [0.1, float("nan")]):
         confidence = np.array(values, dtype=np.float64)
         data = Calibration(confidence, np.ones(len(values)), None)
-        broken = rewrite_bundle(bundle, {}, lambda directory, data=data: write_calibration(directory / CALIBRATION, data))
+        broken = rewrite_bundle(
+            bundle, {}, lambda directory, data=data: write_calibration(directory / CALIBRATION, data)
+        )
         with pytest.raises(BundleError, match=r"calibration.parquet"):
             broken.read_calibration()

@@ -11,9 +11,9 @@ from scipy.stats import binomtest
 
 from models import certify
 from models.bundle import Calibration
-from models.calibrate import threshold_for_accuracy
 from models.certify import Certificate, Tally, certify_joint_accuracy, certify_selective_accuracy
 from models.errors import InputError, NoThreshold
+from models.thresholds import threshold_for_accuracy
 
 Certify = Callable[[Calibration, Calibration, float, float, str], Certificate]
 
@@ -231,7 +231,7 @@ def test_a_candidate_that_accepts_nothing_is_never_the_safest() -> None:
 @pytest.mark.parametrize("decimals", [1, 3, 17])
 @pytest.mark.parametrize("score", ["max_softmax", "negative_entropy", "energy"])
 def test_candidates_lie_between_neighbours_and_at_the_ends(decimals: int, score: str) -> None:
-    low, high = certify.SCORES[score].low, certify.SCORES[score].high
+    low, high = certify.SCORE_RANGES[score]
     confidence = np.round(sample(300).confidence, decimals) * (high - max(low, -1.0)) + max(low, -1.0)
     candidates = certify.candidate_thresholds(confidence, score)
     assert (candidates[0], candidates[-1]) == (low, high)

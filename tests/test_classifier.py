@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.architectures import TextNet, TextNetConfig
-from models.bundle import Bundle, load_bundle, write_bundle
+from models.bundle import SCORE_RANGES, Bundle, load_bundle, write_bundle
 from models.classifier import Classifier, load_classifier, predict_all
 from models.confidence import SCORES
 from models.errors import BundleError
@@ -114,11 +114,11 @@ def test_all_texts_are_predicted_in_their_order(small: Classifier) -> None:
 
 @pytest.mark.parametrize("name", SCORES)
 def test_scores_are_higher_for_the_surer_and_stay_in_their_range(name: str) -> None:
-    score = SCORES[name]
+    low, high = SCORE_RANGES[name]
     logits = torch.tensor([[9.0, 0.0, 0.0], [1.0, 0.9, 0.8], [0.0, 0.0, 0.0], [500.0, 0.0, 0.0]])
-    values = score.function(logits)
+    values = SCORES[name](logits)
     assert values[3] >= values[0] > values[1] > values[2]
-    assert ((values >= score.low - 1e-6) & (values <= score.high + 1e-6)).all()
+    assert ((values >= low - 1e-6) & (values <= high + 1e-6)).all()
 
 
 def test_a_base_with_another_hash_is_refused(bundles: Path) -> None:

@@ -265,6 +265,19 @@ def test_what_does_not_exist_is_none(
     assert (curves.roc is None) == ("auroc" in none)
 
 
+@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize("scale", [1e307, 1e-300, 1.0])
+def test_confidences_of_any_size_are_measured(scale: float, graded: bool) -> None:
+    """Log-probabilities come with sentinels such as the least float; neither s_o nor r depends on the scale."""
+    confidence, small, large = columns(cascade(200, graded=graded))
+    numbers = measure(Predictions(confidence * scale, small, large, {}), 0.0, resamples=5)
+    plain = measure(Predictions(confidence, small, large, {}), 0.0, resamples=5)
+    for name in ("pearson" if graded else "s_o", "s_d", "aurc"):
+        assert numbers[name] == pytest.approx(plain[name], abs=1e-6)
+    rounded = 0.3 + 1e-16 * np.arange(200)
+    json.dumps(measure(Predictions(rounded, small, large, {}), 0.3, resamples=5), allow_nan=False)
+
+
 def test_a_number_that_many_resamples_lack_has_no_interval() -> None:
     """One wrong answer among thirty is in 64 % of the resamples."""
     small = np.append(0.0, np.ones(29))

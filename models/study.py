@@ -1,0 +1,189 @@
+"""Compare Gatekeeper with what it must beat: the untuned model, an equal-length control, other losses, other gates.
+
+    gatekeeper compare --data clinc150 --data-dir DIR --large models/bundles/clinc150-large --output runs/study
+
+Trains every method from the same first stage, once a seed; what it needs of a model is its logits on three splits.
+These lie in OUTPUT/logits, so a killed run goes on where it was. Gates are fitted on `calibrate`, choices are made on
+`select`, and `test` is only reported (findings.py).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backbones import Backbone
+from models.baselines import Loss
+from models.bundle import Bundle
+from models.calibrate import correctness
+from models.classifier import load_classifier
+from models.datasets import LabelledDataset
+from models.errors import InputError
+from models.findings import Answers, Findings, as_table, find
+from models.study_picture import study_picture
+from models.training import Machine, world
+from models.tune import Recipe, Tuning, remove_work
+
+Say = Callable[[str], None]
+Arrays = dict[str, NDArray[Any]]
+SPLITS = ("select", "calibrate", "test")
+UNTUNED, CONTROL = "untuned", "control"
+OTHERS = {
+    "confidence-penalty": Loss("confidence-penalty"),
+    "label-smoothing": Loss("label-smoothing"),
+    "focal": Loss("focal"),
+    "outlier-exposure": Loss("outlier-exposure"),
+    "static-partition": Loss("static-partition"),
+    "soft-gatekeeper": Loss("soft-gatekeeper"),
+    "aligned-gatekeeper": Loss("gatekeeper", alignment=0.5),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared: a small model under every method and seed, beside one large model."""
+
+    data: LabelledDataset
+    large: Bundle
+    recipe: Recipe
+    alphas: Sequence[float]
+    seeds: Sequence[int]
+    losses: str = "all"
+    distill_from: Bundle | None = None
+    methods: dict[str, Loss | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {"all": tuple(OTHERS), "none": ()}.get(self.losses, tuple(self.losses.split(",")))
+        unknown = [name for name in names if name not in OTHERS]
+        if unknown:
+            raise InputError(f"--losses takes {', '.join(OTHERS)}, all or none; not {unknown[0]!r}")
+        methods: dict[str, Loss | None] = {UNTUNED: None, CONTROL: Loss("cross-entropy")}
+        methods |= {f"gatekeeper {alpha:g}": Loss("gatekeeper", alpha) for alpha in self.alphas}
+        methods |= {name: OTHERS[name] for name in names}
+        object.__setattr__(self, "methods", methods)
+
+
+def run_study(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
+    """Train what is missing, then find. Raises InputError; a kill loses the stage that was running."""
+    if world()[1] > 1:
+        raise InputError("compare runs in one process: its trainings are small and many")
+    if set(study.large.manifest.labels) != set(study.data.labels):
+        raise InputError(f"the labels of {study.large.manifest.name} are not those of {study.data.name}")
+    clock = _Clock(study, say)
+    large = _large(study, output, say)
+    answers: dict[str, list[Answers]] = {name: [] for name in study.methods}
+    for seed in study.seeds:
+        work = output / "work" / f"seed-{seed}"
+        tuning = Tuning(
+            study.data,
+            replace(study.recipe, seed=seed),
+            work,
+            machine,
+            say,
+            distill_from=study.distill_from,
+            teacher=study.large,
+        )
+        clock.begin(tuning)
+        for name, loss in study.methods.items():
+            place = tuning.first_directory if loss is None else tuning.second_directory(loss)
+            arrays = _cached(output / "logits" / f"{place.name}.npz", partial(_train, tuning, loss))
+            answers[name].append(_answers(study.data, arrays, large))
+            if loss is not None:
+                remove_work(place)  # its logits are all that is wanted
+            clock.tick(name, seed, loss)
+        remove_work(work)
+    remove_work(output / "work")
+    findings = find(answers, tuple(study.alphas))
+    _write(output, findings)
+    return findings
+
+
+def _write(output: Path, findings: Findings) -> None:
+    try:
+        (output / "study.json").write_text(json.dumps(asdict(findings), indent=2) + "\n")
+        (output / "study.md").write_text(as_table(findings) + "\n")
+        (output / "study.png").write_bytes(study_picture(findings))
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
+
+
+def _train(tuning: Tuning, loss: Loss | None) -> Arrays:
+    backbone = tuning.first() if loss is None else tuning.second(loss)
+    return _logits(backbone, tuning.data)
+
+
+def _logits(backbone: Backbone, data: LabelledDataset) -> Arrays:
+    return {name: backbone.logits(backbone.prepare(getattr(data, name).inputs)).numpy() for name in SPLITS}
+
+
+def _large(study: Study, output: Path, say: Say) -> Arrays:
+    """The large model's correctness on each split."""
+
+    def ask() -> Arrays:
+        say(f"asking {study.large.manifest.name} about the three splits")
+        classifier = load_classifier(study.large)
+        return {name: correctness(classifier, study.data.labels, getattr(study.data, name)) for name in SPLITS}
+
+    key = f"large-{study.large.gate_digest[:12]}-{study.data.content_hash[:12]}"
+    return _cached(output / "logits" / f"{key}.npz", ask)
+
+
+def _cached(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """Arrays by name from a file that is there whole or not at all."""
+    if not path.is_file():
+        arrays = make()
+        fresh = path.with_suffix(".new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with fresh.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+            os.replace(fresh, path)  # noqa: PTH105  Path.replace is the same; here the order is the point
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def _answers(data: LabelledDataset, arrays: Arrays, large: Arrays) -> Answers:
+    return Answers(arrays, {name: np.array(getattr(data, name).labels) for name in SPLITS}, large)
+
+
+class _Clock:
+    """How many of the trainings are done, and how long the rest will take, counted in epochs."""
+
+    def __init__(self, study: Study, say: Say) -> None:
+        self._study, self._say = study, say
+        self._began = self._last = time.monotonic()
+        self._done = 0
+        self._seconds = 0.0
+        self._epochs = 0
+        self._first_epochs = self._second_epochs = 0
+
+    def begin(self, tuning: Tuning) -> None:
+        self._first_epochs, self._second_epochs = (schedule.epochs for schedule in tuning.schedules)
+        self._last = time.monotonic()
+
+    def tick(self, name: str, seed: int, loss: Loss | None) -> None:
+        now = time.monotonic()
+        took, self._last = now - self._last, now
+        self._done += 1
+        if took > 1.0:  # else it was there already
+            self._seconds += took
+            self._epochs += self._first_epochs if loss is None else self._second_epochs
+        total = len(self._study.seeds) * len(self._study.methods)
+        seeds_left = len(self._study.seeds) - 1 - list(self._study.seeds).index(seed)
+        methods_left = total - self._done - seeds_left * len(self._study.methods)
+        epochs = (methods_left + seeds_left * (len(self._study.methods) - 1)) * self._second_epochs
+        epochs += seeds_left * self._first_epochs
+        left_s = epochs * self._seconds / self._epochs if self._epochs else 0.0
+        self._say(
+            f"{self._done} of {total} done ({name}, seed {seed}); about {int(left_s // 60)}:{int(left_s % 60):02} left"
+        )
