@@ -5,12 +5,14 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LARGE  := models/bundles/clinc150-large
 SMALL  := models/bundles/clinc150-small
+LARGE_IMAGES := models/bundles/fashion-mnist-large
+SMALL_IMAGES := models/bundles/fashion-mnist-small
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint bench loadtest bundles constraints clean
+.PHONY: help setup serve demo test lint bench bench-job loadtest bundles constraints clean
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 setup: $(READY) ## a virtual environment with everything, pinned
 
@@ -43,16 +45,26 @@ lint: $(READY) ## ruff and mypy --strict
 bench: $(READY) ## the accept path beside a bare FastAPI route (needs wrk)
 	@$(BIN)/python -m loadtests.bench $(ARGS)
 
+bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; a million rows evaluated and calibrated
+	@$(BIN)/python -m models.bench steps $(ARGS)
+	@$(BIN)/python -m models.bench rows $(ARGS)
+
 loadtest: $(READY) ## a short headless Locust run against a running pair
 	@$(BIN)/python -m loadtests.run $(ARGS)
 
-bundles: $(READY) ## make both committed bundles again (needs GATEKEEPER_DATA_DIR)
+bundles: $(READY) ## make the four committed bundles again (needs GATEKEEPER_DATA_DIR)
 	$(BIN)/gatekeeper tune --model all-MiniLM-L6-v2 --data clinc150 --output $(LARGE)
 	$(BIN)/gatekeeper calibrate $(LARGE) --data clinc150
 	$(BIN)/gatekeeper tune --data clinc150 --alpha 0.5 --output $(SMALL)
 	$(BIN)/gatekeeper calibrate $(SMALL) --large $(LARGE) --data clinc150 --target-accuracy 0.95 --write
+	$(BIN)/gatekeeper tune --model wide-cnn --loss cross-entropy --data fashion-mnist --output $(LARGE_IMAGES)
+	$(BIN)/gatekeeper calibrate $(LARGE_IMAGES) --data fashion-mnist
+	$(BIN)/gatekeeper tune --data fashion-mnist --alpha 0.5 --output $(SMALL_IMAGES)
+	$(BIN)/gatekeeper calibrate $(SMALL_IMAGES) --large $(LARGE_IMAGES) --data fashion-mnist --target-accuracy 0.93 --write
 	$(BIN)/gatekeeper evaluate $(LARGE) --data clinc150 --write-card
 	$(BIN)/gatekeeper evaluate $(SMALL) --large $(LARGE) --data clinc150 --write-card
+	$(BIN)/gatekeeper evaluate $(LARGE_IMAGES) --data fashion-mnist --write-card
+	$(BIN)/gatekeeper evaluate $(SMALL_IMAGES) --large $(LARGE_IMAGES) --data fashion-mnist --write-card
 
 constraints: $(READY) ## pin what is installed now
 	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//'; } > $(VENV)/constraints.new

@@ -43,7 +43,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     evaluate.add_argument("bundle", type=Path, nargs="?")
     evaluate.add_argument("--large", type=Path, help="the large model's bundle")
     evaluate.add_argument("--predictions", type=Path, metavar="TABLE", help="score a .csv or .parquet from elsewhere")
-    evaluate.add_argument("--at", type=float, metavar="T", help="the threshold for --predictions; default: defer 20 %%")
     evaluate.add_argument("--output", type=Path, help="where predictions.parquet, metrics.json and report.html go")
     evaluate.add_argument("--write-card", action="store_true", help="put the numbers into the bundle's model card")
     evaluate.add_argument("--endpoint", metavar="URL", help="hold a running edge against these numbers")
@@ -51,7 +50,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--thresholds", metavar="T,T,T", help="for --endpoint; default: for 10, 20 and 40 %% deferred"
     )
     _add_data(evaluate, required=False)
-    _add_level(evaluate)
+    _add_level(evaluate, "; or that for --predictions, default: defer 20 %%")
     evaluate.set_defaults(run=run_evaluate)
 
     compare = commands.add_parser("compare", help="Gatekeeper beside its control, other losses and other gates")
@@ -84,10 +83,10 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     parser.add_argument("--seed", type=int, default=0, help="of training and of the bootstrap; default: 0")
 
 
-def _add_level(parser: argparse.ArgumentParser) -> None:
+def _add_level(parser: argparse.ArgumentParser, more: str = "") -> None:
     level = parser.add_argument_group("level k of a cascade")
     level.add_argument("--only-deferred-by", type=Path, metavar="BUNDLE", help="only the items that level k-1 defers")
-    level.add_argument("--threshold", type=float, metavar="T", help="of level k-1; default: its bundle's")
+    level.add_argument("--threshold", type=float, metavar="T", help=f"of level k-1, default: its bundle's{more}")
 
 
 def _add_training(parser: argparse.ArgumentParser, alpha: str = "0.5") -> None:

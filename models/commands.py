@@ -193,8 +193,6 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         return _evaluate_table(arguments)
     if arguments.bundle is None or arguments.data is None:
         raise InputError("give a bundle and --data, or --predictions TABLE")
-    if arguments.at is not None:
-        raise InputError("--at is for --predictions; a bundle has its default threshold")
     if arguments.endpoint and not arguments.large:
         raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
     bundle, large = _bundle(arguments.bundle), _bundle(arguments.large)
@@ -222,10 +220,10 @@ def _evaluate_table(arguments: argparse.Namespace) -> int:
     from models.predictions import read_predictions
     from models.results import about_table, evaluate_table, write_evaluation
 
-    if arguments.at is not None and not math.isfinite(arguments.at):
-        raise InputError(f"--at must be a number, not {arguments.at}")
+    if arguments.threshold is not None and not math.isfinite(arguments.threshold):
+        raise InputError(f"--threshold must be a number, not {arguments.threshold}")
     name = arguments.predictions.name
-    evaluation = evaluate_table(read_predictions(arguments.predictions), arguments.at, arguments.seed)
+    evaluation = evaluate_table(read_predictions(arguments.predictions), arguments.threshold, arguments.seed)
     _print_numbers(name, evaluation.numbers)
     if arguments.output is not None:
         write_evaluation(arguments.output, evaluation, about_table(name, evaluation, arguments.seed))
@@ -328,7 +326,7 @@ def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
 
         data = only_deferred(data, load_bundle(before), arguments.threshold)
     elif getattr(arguments, "threshold", None) is not None:
-        raise InputError("--threshold is that of --only-deferred-by")
+        raise InputError("--threshold is that of --only-deferred-by or of --predictions")
     for note in data.notes:
         _say(f"note: {note}")
     return data

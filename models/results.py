@@ -1,6 +1,6 @@
 """What an evaluation leaves: predictions.parquet (one row a test item), metrics.json, report.html and plots/.
 
-    gatekeeper evaluate --predictions table.csv --at 0.8 --output DIR
+    gatekeeper evaluate --predictions table.csv --threshold 0.8 --output DIR
 
 scores a cascade from elsewhere by its table; neither torch nor a model is loaded for it.
 """

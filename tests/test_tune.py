@@ -94,7 +94,7 @@ def test_tune_calibrate_evaluate(
 
     # The table alone gives the same numbers again.
     arguments = ("evaluate", "--predictions", out / "predictions.parquet", "--output", tmp_path / "again")
-    assert gatekeeper(capsys, *arguments, "--at", calibrated.manifest.default_threshold)[0] == 0
+    assert gatekeeper(capsys, *arguments, "--threshold", calibrated.manifest.default_threshold)[0] == 0
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["s_d"] == numbers["s_d"]
 
