@@ -278,12 +278,14 @@ def curves(predictions: Predictions) -> Curves:
     """The curves on at most POINTS points each."""
     groups = rank(predictions.confidence, predictions.small_correct, predictions.large_correct).groups()
     probability = _probability(predictions)
+    # Where the AUROC exists, which takes longer to compute than all the rest.
+    both = not is_graded(predictions.small_correct) and 0.0 < groups.small.sum() < groups.total
     coverage = np.linspace(0.0, 1.0, POINTS)[1:]
     surer = np.append(0.0, np.cumsum(groups.rows[::-1])) / groups.total
     errors = np.append(0.0, np.cumsum((groups.rows - groups.small)[::-1])) / groups.total
     return Curves(
         None if groups.large is None else _deferral_curves(groups),
-        None if np.isnan(auroc(predictions.confidence, predictions.small_correct)) else _roc(groups),
+        _roc(groups) if both else None,
         None if probability is None else reliability(probability, predictions.small_correct),
         coverage,
         np.interp(coverage, surer, errors) / coverage,

@@ -9,7 +9,7 @@ from models.bundle import MANIFEST, Bundle, check_output, load_bundle
 from models.datasets import LabelledDataset
 from models.errors import BundleError, InputError
 from models.training import Machine, world
-from models.tune import Recipe, Tuning, plain, remove_work, tune
+from models.tune import Recipe, Tuning, circumstances, plain, remove_work, tune
 
 Say = Callable[[str], None]
 
@@ -47,7 +47,7 @@ def run_sweep(
         tuning: Tuning | None = None
         for alpha in alphas:
             place, loss = places[alpha, seed], replace(recipe.loss, alpha=alpha)
-            found = _finished(place, data, replace(wanted, loss=loss)) if several else None
+            found = _finished(place, data, replace(wanted, loss=loss), machine) if several else None
             if found is None:
                 tuning = tuning or Tuning(data, wanted, work, machine, say, distill_from=distill_from, teacher=teacher)
                 found = tune(tuning, loss, place)
@@ -60,14 +60,14 @@ def run_sweep(
     return bundles
 
 
-def _finished(place: Path, data: LabelledDataset, recipe: Recipe) -> Bundle | None:
+def _finished(place: Path, data: LabelledDataset, recipe: Recipe, machine: Machine) -> Bundle | None:
     """The bundle that an earlier run of the same sweep wrote there."""
     try:
         bundle = load_bundle(place)
     except BundleError:
         return None
     training = bundle.manifest.training
-    wanted = json.loads(json.dumps(plain(recipe)))
+    wanted = json.loads(json.dumps(plain(recipe) | circumstances(machine)))
     same = all(training.get(name) == value for name, value in wanted.items())
     return bundle if same and bundle.manifest.dataset_sha256 == data.content_hash else None
 

@@ -194,6 +194,7 @@ def _arguments(stage: Stage, rows: int, machine: Machine) -> TrainingArguments:
         full_determinism=True,
         use_cpu=not cuda,
         ddp_backend=None if cuda or world()[1] == 1 else "gloo",
+        ddp_find_unused_parameters=False,
         save_strategy="steps",
         save_steps=machine.save_steps or max(steps, FEWEST_STEPS_A_SAVE),
         save_total_limit=1,

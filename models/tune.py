@@ -91,7 +91,7 @@ class Tuning:
         teacher: Bundle | None = None,
     ) -> None:
         check_model(recipe.model, data)
-        self.data, self.recipe, self._work, self._machine, self._say = data, recipe, work, machine, say
+        self.data, self.recipe, self._work, self.machine, self._say = data, recipe, work, machine, say
         self._distill_from, self._teacher = distill_from, teacher
         self.schedules = recipe.schedules(len(data.train))
         if self.schedules[0].epochs == 0 and not is_bundle(recipe.model):
@@ -137,9 +137,7 @@ class Tuning:
                 self.data.content_hash,
                 asdict(self.schedules[0]),
                 self._distill_from and self._distill_from.gate_digest,
-                self._machine.precision,
-                self._machine.gradient_accumulation,
-                world()[1],
+                circumstances(self.machine),
                 [version(package) for package in ("torch", "transformers", "tokenizers")],
             ]
         )
@@ -153,7 +151,7 @@ class Tuning:
         if world()[0] == 0 and not (directory / DONE).is_file():
             self._say(f"{what}: {schedule.epochs} epochs of {len(self.data.train)} items")
         stage = Stage(what, loss, targets, schedule, self.recipe.seed, directory)
-        train_stage(stage, self.backbone, self._train, self._machine, self._say)
+        train_stage(stage, self.backbone, self._train, self.machine, self._say)
         accuracy, auroc = measure(self.backbone.logits(self.select), self.data.select.labels)
         self.measures |= {f"{name}_select_accuracy": accuracy, f"{name}_select_auroc": auroc}
         if world()[0] == 0:
@@ -176,9 +174,18 @@ def tune(tuning: Tuning, loss: Loss, output: Path) -> Bundle | None:
         "runtime": "transformers",
         "alpha": loss.alpha if loss.has_alpha else None,
         "loss": loss.name,
-        "training": plain(recipe) | stages | tuning.measures,
+        "training": plain(recipe) | circumstances(tuning.machine) | stages | tuning.measures,
     }
     return write_bundle(output, manifest, write_files)
+
+
+def circumstances(machine: Machine) -> dict[str, Any]:
+    """What shapes the weights besides the recipe, for the manifest."""
+    return {
+        "precision": machine.precision,
+        "gradient_accumulation": machine.gradient_accumulation,
+        "processes": world()[1],
+    }
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Pretrained models from a directory: fine-tuned whole, or by LoRA; accumulation; what cannot be tuned."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,23 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path: Path, bert: Path, dat
         for name in ("whole", "parts")
     ]
     assert confidences[0] == pytest.approx(confidences[1], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_two_processes_share_a_batch(tmp_path: Path, bert: Path, data: tuple[str, ...]) -> None:
+    """Twice 8 rows in two processes give the weights of 16 in one; one of them writes."""
+    common = [str(part) for part in ("tune", *data, "--model", bert, *QUICK)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "service.cli"]
+    subprocess.run([*launch, *common, "--batch-size", "8", "--output", tmp_path / "two"], check=True, timeout=110)
+    assert main([*common, "--batch-size", "16", "--output", str(tmp_path / "one")]) == 0
+    bundles = [load_bundle(tmp_path / name) for name in ("one", "two")]
+    assert [bundle.manifest.training["processes"] for bundle in bundles] == [1, 2]
+    one, two = (
+        [prediction.confidence for prediction in load_classifier(bundle).predict(["rain", "alarm"])]
+        for bundle in bundles
+    )
+    assert one == pytest.approx(two, abs=1e-4)
 
 
 def test_losses_are_written_for_tensorboard(tmp_path: Path, data: tuple[str, ...]) -> None:

@@ -16,10 +16,13 @@ import pytest
 from PIL import Image
 
 from models import plots
+from models.canvas import WIDTH
 from models.errors import InputError
 from models.metrics import measure
 from models.predictions import Predictions
-from models.report import summarise, write_report
+from models.report import write_report
+from models.report_text import summarise
+from models.wording import percent
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 ABOUT = {"Small model": "birds-small", "Data": "birds, test split; CC0", "Command": "gatekeeper evaluate runs/birds"}
@@ -110,7 +113,7 @@ def check_pictures(directory: Path, names: set[str]) -> None:
     assert {path.stem for path in (directory / "plots").iterdir()} == names
     for name in names:
         with Image.open(directory / "plots" / f"{name}.png") as image:
-            assert image.width == 2 * plots.WIDTH
+            assert image.width == 2 * WIDTH
             assert len(image.convert("RGB").getcolors(1 << 20)) > 50
 
 
@@ -231,7 +234,7 @@ def test_every_class_is_in_the_table(page: Page) -> None:
     rows = {row[0]: row for row in page.tables["What is taken for what"] if len(row) == 5}
     crows = predictions.label == 2
     below = predictions.confidence < 0.7
-    assert rows["crow_or_raven"][1:3] == [str(crows.sum()), plots.percent(below[crows].mean())]
+    assert rows["crow_or_raven"][1:3] == [str(crows.sum()), percent(below[crows].mean())]
 
 
 SAID = {
