@@ -62,7 +62,7 @@ bundles: $(READY) ## make the four committed bundles again (needs GATEKEEPER_DAT
 	$(BIN)/gatekeeper tune --model wide-cnn --loss cross-entropy --data fashion-mnist --output $(LARGE_IMAGES)
 	$(BIN)/gatekeeper calibrate $(LARGE_IMAGES) --data fashion-mnist
 	$(BIN)/gatekeeper tune --data fashion-mnist --alpha 0.5 --output $(SMALL_IMAGES)
-	$(BIN)/gatekeeper calibrate $(SMALL_IMAGES) --large $(LARGE_IMAGES) --data fashion-mnist --target-accuracy 0.93 --write
+	$(BIN)/gatekeeper calibrate $(SMALL_IMAGES) --large $(LARGE_IMAGES) --data fashion-mnist --target-accuracy 0.94 --write
 	$(BIN)/gatekeeper evaluate $(LARGE) --data clinc150 --write-card
 	$(BIN)/gatekeeper evaluate $(SMALL) --large $(LARGE) --data clinc150 --write-card
 	$(BIN)/gatekeeper evaluate $(LARGE_IMAGES) --data fashion-mnist --write-card

@@ -10,6 +10,7 @@ import pytest
 from models.bundle import (
     CALIBRATION,
     MANIFEST,
+    SELECTION,
     Bundle,
     Calibration,
     check_output,
@@ -20,6 +21,7 @@ from models.bundle import (
     write_bundle,
     write_calibration,
 )
+from models.classifier import load_classifier
 from models.errors import BundleError
 
 FIELDS: dict[str, Any] = {
@@ -53,7 +55,7 @@ def test_what_is_written_is_read_back(bundle: Bundle) -> None:
     assert again.read_calibration() is None
 
 
-def test_both_committed_bundles_keep_their_promises(bundles: Path) -> None:
+def test_the_committed_text_bundles_keep_their_promises(bundles: Path) -> None:
     small, large = load_bundle(bundles / "clinc150-small"), load_bundle(bundles / "clinc150-large")
     sizes = [sum(path.stat().st_size for path in bundle.directory.iterdir()) for bundle in (small, large)]
     assert sizes[0] <= 4_000_000
@@ -66,6 +68,24 @@ def test_both_committed_bundles_keep_their_promises(bundles: Path) -> None:
     assert calibration.large_correct is not None
     assert len(calibration.confidence) == 1_500
     assert 0.05 < calibration.deferral_ratio(small.manifest.default_threshold) < 0.5
+
+
+def test_the_committed_image_bundles_keep_their_promises(bundles: Path) -> None:
+    small, large = (load_bundle(bundles / f"fashion-mnist-{size}") for size in ("small", "large"))
+    sizes = [sum(path.stat().st_size for path in bundle.directory.iterdir()) for bundle in (small, large)]
+    assert sizes[0] <= 1_000_000
+    assert sizes[1] <= 4_000_000
+    assert small.manifest.metrics["a_S"] >= 0.9
+    assert large.manifest.metrics["a_S"] >= 0.93
+    assert small.manifest.labels == large.manifest.labels
+    for rows in (small.read_calibration(), small.read_calibration(SELECTION)):
+        assert rows is not None
+        assert rows.large_correct is not None
+        assert len(rows.confidence) == 6_000
+    blank = np.zeros((28, 28), np.uint8)
+    for bundle in (small, large):
+        (prediction,) = load_classifier(bundle).predict([blank])
+        assert 0 < prediction.confidence <= 1
 
 
 @pytest.mark.parametrize(
