@@ -19,7 +19,7 @@ from transformers import (
 from models.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
 from models.bundle import MANIFEST, file_sha256
 from models.classifier import load_pixel_encoder
-from models.datasets import LabelledDataset
+from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.hub import fetch
 from models.pixels import PROCESSOR, PixelEncoder

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from models.bundle import CALIBRATION, SELECTION, Bundle, Calibration, rewrite_bundle, write_calibration
 from models.classifier import Classifier, confidences, load_classifier, predict_all
-from models.datasets import LabelledDataset, Split
+from models.data.datasets import LabelledDataset, Split
 from models.errors import InputError
 
 

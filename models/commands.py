@@ -14,7 +14,7 @@ from models.errors import InputError, NoThreshold
 if TYPE_CHECKING:
     from models.bundle import Bundle
     from models.certify import Certificate
-    from models.datasets import LabelledDataset
+    from models.data.datasets import LabelledDataset
     from models.results import Evaluation
     from models.thresholds import Choice
 
@@ -310,7 +310,7 @@ def _bundle(path: Path | None) -> "Bundle | None":
 
 def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
     """The dataset, and what is odd about it on stderr."""
-    from models.datasets import load_dataset
+    from models.data.datasets import load_dataset
 
     data = load_dataset(
         arguments.data,
@@ -322,7 +322,7 @@ def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
     if before is not None:
         _prepare_libraries()
         from models.bundle import load_bundle
-        from models.levels import only_deferred
+        from models.data.levels import only_deferred
 
         data = only_deferred(data, load_bundle(before), arguments.threshold)
     elif getattr(arguments, "threshold", None) is not None:

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 
 from models.bundle import Bundle
-from models.datasets import LabelledDataset
+from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.metrics import joint_accuracy
 from models.predictions import Predictions

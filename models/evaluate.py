@@ -16,7 +16,7 @@ import torch
 from models.bundle import CARD, Bundle, rewrite_bundle
 from models.calibrate import correctness, expected_classes
 from models.classifier import Classifier, confidences, load_classifier, predict_all
-from models.datasets import LabelledDataset
+from models.data.datasets import LabelledDataset
 from models.metrics import measure
 from models.predictions import Predictions
 from models.results import Evaluation

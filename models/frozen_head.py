@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from models.bundle import Base, Bundle, write_bundle
-from models.datasets import LabelledDataset
+from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.frozen_base import FrozenBase, save_head
 from models.tune import manifest_fields, write_first_card

@@ -18,8 +18,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from models.data.splits import Inputs
 from models.errors import InputError
-from models.splits import Inputs
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -15,7 +15,7 @@ import numpy as np
 from models.errors import InputError
 from models.metrics import measure
 from models.predictions import Predictions, write_predictions
-from models.report import write_report
+from models.report.page import write_report
 
 DEFAULT_RATIO = 0.2  # a table from elsewhere has no threshold: this share of it is deferred then
 

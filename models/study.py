@@ -24,10 +24,10 @@ from models.baselines import Loss
 from models.bundle import Bundle
 from models.calibrate import correctness
 from models.classifier import load_classifier
-from models.datasets import LabelledDataset
+from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.findings import Answers, Findings, as_table, find
-from models.study_picture import study_picture
+from models.report.study_picture import study_picture
 from models.training import Machine, world
 from models.tune import Recipe, Tuning, remove_work
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.bundle import MANIFEST, Bundle, check_output, load_bundle
-from models.datasets import LabelledDataset
+from models.data.datasets import LabelledDataset
 from models.errors import BundleError, InputError
 from models.training import Machine, world
 from models.tune import Recipe, Tuning, circumstances, plain, remove_work, tune

@@ -28,7 +28,7 @@ from models.backbones import NETS, TEXT_NET, Backbone, Shape, check_model, is_bu
 from models.baselines import Loss, Targets
 from models.bundle import CARD, Bundle, write_bundle
 from models.classifier import load_classifier, predict_all
-from models.datasets import LabelledDataset
+from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.training import DONE, Machine, Schedule, Stage, train_stage, world
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import LabelledDataset, Split, load_dataset
+from models.data.datasets import LabelledDataset, Split, load_dataset
 from models.errors import InputError
 
 ROWS = [(f"text {number} of {label}", label) for number in range(20) for label in ("ham", "spam")]

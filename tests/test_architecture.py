@@ -80,3 +80,37 @@ def test_nothing_below_the_app_knows_the_api() -> None:
 
 def test_the_gate_does_no_io_and_knows_no_torch() -> None:
     assert packages(ROOT / "service" / "gate.py") <= {"dataclasses", "typing"}
+
+
+def test_the_data_know_no_model_and_the_numbers_know_no_torch() -> None:
+    """What reads a table or a file must start in a moment; levels.py is the one reader that asks a model."""
+    slow = {"torch", "transformers", "datasets", "matplotlib"}
+    quick = [path for path in (ROOT / "models" / "data").glob("*.py") if path.stem not in {"levels", "hub_datasets"}]
+    names = (
+        "errors",
+        "bundle",
+        "predictions",
+        "metrics",
+        "bootstrap",
+        "density",
+        "reliability",
+        "thresholds",
+        "certify",
+    )
+    quick += [ROOT / "models" / f"{name}.py" for name in (*names, "results", "commands", "cli")]
+    at_the_top = {path.name: top_level_packages(path) & slow for path in quick}
+    assert {name: found for name, found in at_the_top.items() if found} == {}
+
+
+def top_level_packages(path: Path) -> set[str]:
+    """What a file imports as soon as it is imported."""
+    tree = ast.parse(path.read_text())
+    top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    names = {alias.name for node in ast.walk(top) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(top) if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in names}
+
+
+def test_matplotlib_is_known_where_pictures_are_drawn() -> None:
+    knowing = {path.name for path in (ROOT / "models").rglob("*.py") if "matplotlib" in packages(path)}
+    assert knowing == {"canvas.py", "lettering.py", "confidence_axis.py", "plots.py", "study_picture.py"}

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, ResNetConfig
 
 from models.bundle import load_bundle
 from models.classifier import load_classifier
-from models.datasets import load_dataset
+from models.data.datasets import load_dataset
 from models.pixels import PixelEncoder
 from models.tune import Recipe
 from models.vocabulary import train_tokenizer

@@ -11,7 +11,7 @@ import pytest
 from loading import ROWS, pairs, refusal, sizes, splits
 from tiny import tiny_rows, write_csv, write_tiny_clinc150, write_tiny_csv, write_tiny_images
 
-from models.datasets import load_dataset
+from models.data.datasets import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(os.environ.get("GATEKEEPER_DATA_DIR", "nowhere"))
@@ -166,7 +166,7 @@ def test_the_hash_is_over_texts_labels_and_splits(tmp_path: Path) -> None:
 def test_two_processes_divide_alike(tmp_path: Path) -> None:
     """Python's own hash seed, which differs from process to process, decides nothing."""
     write_tiny_csv(tmp_path / "own.csv")
-    code = "import sys; from models.datasets import load_dataset as load; "
+    code = "import sys; from models.data.datasets import load_dataset as load; "
     code += "print(*(load(data, None).content_hash for data in sys.argv[1:]))"
     command = [
         sys.executable,

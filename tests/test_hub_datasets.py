@@ -13,17 +13,17 @@ import pytest
 from loading import sizes
 from tiny import jpeg, tiny_images
 
+from models.data.hub_datasets import hub_source
+from models.data.splits import build
+from models.data.tables import Columns
 from models.errors import InputError
-from models.hub_datasets import hub_source
-from models.splits import build
-from models.tables import Columns
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     """At once, not after half a minute of tries. Port 9 of this machine stands for a network that is down."""
-    code = "from models.datasets import load_dataset; load_dataset('owner/name', None)"
+    code = "from models.data.datasets import load_dataset; load_dataset('owner/name', None)"
     for setting in ({"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
         environment = {**os.environ, "HF_HOME": str(tmp_path), **setting}
         run = subprocess.run(

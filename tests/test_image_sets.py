@@ -14,7 +14,7 @@ import pytest
 from loading import refusal, sizes, splits
 from tiny import jpeg, tiny_images, write_idx, write_tiny_fashion_mnist, write_tiny_images
 
-from models.datasets import LabelledDataset, load_dataset
+from models.data.datasets import LabelledDataset, load_dataset
 from models.errors import InputError
 
 

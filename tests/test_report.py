@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import plots
-from models.canvas import WIDTH
 from models.errors import InputError
 from models.metrics import measure
 from models.predictions import Predictions
-from models.report import write_report
-from models.report_text import summarise
-from models.wording import percent
+from models.report import plots
+from models.report.canvas import WIDTH
+from models.report.page import write_report
+from models.report.text import summarise
+from models.report.wording import percent
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 ABOUT = {"Small model": "birds-small", "Data": "birds, test split; CC0", "Command": "gatekeeper evaluate runs/birds"}

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from models.canvas import PALETTE
 from models.findings import MEASURES, Findings, Number, Row
-from models.study_picture import study_figure, study_picture
+from models.report.canvas import PALETTE
+from models.report.study_picture import study_figure, study_picture
 
 NOTHING = Number(None, None, None, None, None, None)
 

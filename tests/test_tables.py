@@ -9,7 +9,7 @@ import pytest
 from loading import ROWS, pairs, refusal, sizes
 from tiny import tiny_rows, write_csv, write_tiny_csv
 
-from models.datasets import load_dataset
+from models.data.datasets import load_dataset
 
 
 def test_a_csv_a_jsonl_and_a_parquet_file_of_the_same_rows_are_the_same_data(tmp_path: Path) -> None:

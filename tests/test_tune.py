@@ -18,7 +18,7 @@ from tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_fashion_mnist
 
 from models.bundle import SELECTION, load_bundle
 from models.classifier import load_classifier
-from models.datasets import load_dataset
+from models.data.datasets import load_dataset
 from models.predictions import read_predictions
 from service.cli import main
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from models.predictions import Predictions
-from models.wording import one_line
+from models.report.wording import one_line
 
 MISTAKES, THUMBNAIL = 15, 64
 

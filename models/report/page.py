@@ -12,18 +12,18 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from models import plots
-from models.canvas import DARK, PALETTE, Picture
-from models.classes import by_class, class_table, confusion_table
 from models.errors import InputError
-from models.ladder import Ladder, ratio_table, slider_steps
 from models.metrics import Curves, curves
-from models.mistakes import mistake_tables
 from models.predictions import Predictions
-from models.report_text import CAPTIONS, GRADED_CAPTIONS, number_rows, score_table, summarise, tiles, why_missing
-from models.wording import four_digits, one_line, with_interval
+from models.report import plots
+from models.report.canvas import DARK, PALETTE, Picture
+from models.report.classes import by_class, class_table, confusion_table
+from models.report.ladder import Ladder, ratio_table, slider_steps
+from models.report.mistakes import mistake_tables
+from models.report.text import CAPTIONS, GRADED_CAPTIONS, number_rows, score_table, summarise, tiles, why_missing
+from models.report.wording import four_digits, one_line, with_interval
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 def write_report(directory: Path, predictions: Predictions, numbers: dict[str, Any], about: dict[str, str]) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.images import Image, ImageFile, checked, decode, fingerprints, image_file
+from models.data.splits import SPLIT_NAMES, Rows
 from models.errors import InputError
-from models.images import Image, ImageFile, checked, decode, fingerprints, image_file
-from models.splits import SPLIT_NAMES, Rows
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 _UNSIGNED_BYTE = 0x08  # idx: the third byte of the magic number, the type of the values

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.predictions import Predictions
-from models.wording import one_line, percent
+from models.report.wording import one_line, percent
 
 CONFUSIONS, MOST_ROWS = 12, 1000
 

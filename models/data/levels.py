@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.classifier import load_classifier, predict_all
-from models.datasets import LabelledDataset, Split
+from models.data.datasets import LabelledDataset, Split
+from models.data.images import ImageFiles
 from models.errors import InputError
-from models.images import ImageFiles
 
 FEWEST = 20
 

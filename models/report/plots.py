@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from models.canvas import (
+from models.metrics import DeferralCurves, Reliability, Roc
+from models.predictions import Floats
+from models.report.canvas import (
     DASHED,
     DOTTED,
     HEIGHT,
@@ -24,11 +26,9 @@ from models.canvas import (
     percent_ticks,
     with_labels,
 )
-from models.confidence_axis import ConfidenceAxis
-from models.lettering import Labels, Line, drawable, narrowed, text_width
-from models.metrics import DeferralCurves, Reliability, Roc
-from models.predictions import Floats
-from models.wording import compact, percent
+from models.report.confidence_axis import ConfidenceAxis
+from models.report.lettering import Labels, Line, drawable, narrowed, text_width
+from models.report.wording import compact, percent
 
 NAMES = ("confidence", "deferral", "roc", "reliability", "classes", "risk_coverage")
 MOST_CLASSES = 20

@@ -22,8 +22,8 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.images import ImageFiles
 from models.errors import InputError
-from models.images import ImageFiles
 
 Task = Literal["text-classification", "image-classification"]
 Inputs = Sequence[Any]  # texts, or images; an array (N, H, W[, 3]) is such a sequence too

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from models.canvas import DASHED, DOTTED, FONT, PALETTE, add_axes, as_png, new_figure, percent_ticks
 from models.findings import CONTROL, Findings, Number
-from models.lettering import drawable, narrowed, text_width
-from models.wording import percent
+from models.report.canvas import DASHED, DOTTED, FONT, PALETTE, add_axes, as_png, new_figure, percent_ticks
+from models.report.lettering import drawable, narrowed, text_width
+from models.report.wording import percent
 
 UNTUNED = "untuned"
 TITLES = {"accuracy": "accuracy of the small model alone", "s_d": "s_d, share of the ideal gate's gain"}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.predictions import Predictions
-from models.wording import with_interval
+from models.report.wording import with_interval
 
 STEPS = 200
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from models.data.image_sets import read_folders, read_idx_pair, read_tar
+from models.data.images import Image
+from models.data.splits import Inputs, LabelledDataset, Rows, Source, Split, Task, build
+from models.data.tables import TABLE_SUFFIXES, Columns, is_table, read_table, read_tables, split_files
 from models.errors import InputError
-from models.image_sets import read_folders, read_idx_pair, read_tar
-from models.images import Image
-from models.splits import Inputs, LabelledDataset, Rows, Source, Split, Task, build
-from models.tables import TABLE_SUFFIXES, Columns, is_table, read_table, read_tables, split_files
 
 __all__ = ["Image", "Inputs", "LabelledDataset", "Split", "Task", "load_dataset"]
 
@@ -42,7 +42,7 @@ def load_dataset(
             f"unknown dataset {data!r}; there is {', '.join(sorted(_NAMED))}; "
             f"or give a file ({', '.join(TABLE_SUFFIXES)}), a directory, or OWNER/NAME on the hub"
         )
-    from models.hub_datasets import read_hub  # noqa: PLC0415  a second of imports that only the hub needs
+    from models.data.hub_datasets import read_hub  # noqa: PLC0415  a second of imports that only the hub needs
 
     return build(read_hub(data, columns))
 

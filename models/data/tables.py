@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.data.splits import SPLIT_NAMES, Rows
 from models.errors import InputError
-from models.splits import SPLIT_NAMES, Rows
 
 SPLIT_COLUMN = "split"
 # Python's limit of 131,072 characters a cell guards against a forgotten quote, which strict parsing finds anyway.

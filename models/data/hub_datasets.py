@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 import datasets  # type: ignore[import-untyped]  # ships no types
 from huggingface_hub import HfApi, constants
 
+from models.data.image_sets import rows_of_files
+from models.data.images import ImageFile
+from models.data.splits import SPLIT_NAMES, Rows, Source, Task
+from models.data.tables import Columns, cell, label_of
 from models.errors import InputError
-from models.image_sets import rows_of_files
-from models.images import ImageFile
-from models.splits import SPLIT_NAMES, Rows, Source, Task
-from models.tables import Columns, cell, label_of
 
 IMAGE_COLUMN = "image"
 _PROBE_S = 10.0

@@ -1,0 +1,1 @@
+"""What people look at: the page of an evaluation and the pictures. page.py is the way in."""
