@@ -15,7 +15,7 @@ from models.baselines import fit_posthoc_head, fit_quantile_gate
 from models.bootstrap import rank
 from models.calibrate import fit_temperature
 from models.classifier import confidences
-from models.metrics import statistics
+from models.metrics import gate_statistics
 
 Floats = NDArray[np.float64]
 CONTROL = "control"
@@ -172,8 +172,8 @@ def _measure(one: Answers, gate: str, split: str) -> tuple[Floats, Floats]:
     draws = []
     for child in np.random.SeedSequence(0).spawn(RESAMPLES):
         weight = np.bincount(np.random.default_rng(child).integers(0, count, count), minlength=count)
-        draws.append(_values(statistics(ranking.groups(weight[order]), True, True)))
-    return _values(statistics(ranking.groups(), True, True)), np.array(draws)
+        draws.append(_values(gate_statistics(ranking.groups(weight[order]))))
+    return _values(gate_statistics(ranking.groups())), np.array(draws)
 
 
 def _values(numbers: dict[str, float]) -> Floats:

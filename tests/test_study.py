@@ -8,7 +8,7 @@ import pytest
 from tiny import write_tiny_clinc150
 
 from models.findings import GATES, Answers, as_table, find
-from models.study import OTHERS, Study
+from models.study import Study
 from service.cli import main
 
 
@@ -25,19 +25,22 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "0.3,0.7",
         "--seeds",
         "0,1",
+        "--losses",
+        "focal,soft-gatekeeper",
         "--output",
         str(directory / "out"),
     ]
     return ["compare", *data, *quick, *options]
 
 
+@pytest.mark.timeout(120)
 def test_everything_is_compared_and_nothing_is_trained_twice(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = Path(command[-1])
     assert main(command) == 0
     printed, said = capsys.readouterr()
-    methods = ["untuned", "control", "gatekeeper 0.3", "gatekeeper 0.7", *OTHERS]
+    methods = ["untuned", "control", "gatekeeper 0.3", "gatekeeper 0.7", "focal", "soft-gatekeeper"]
     for name in (*methods, *GATES):
         assert f"| {name} | " in printed
     assert said.count("3 epochs of") == 2
@@ -74,7 +77,7 @@ def test_what_does_not_fit_is_one_line(command: list[str], capsys: pytest.Captur
         assert words in complaint
 
 
-def answers(seed: int, skill: float, accuracy: float, count: int = 1_200) -> Answers:
+def answers(seed: int, skill: float, accuracy: float, count: int = 600) -> Answers:
     """A model of that accuracy whose confidence tells right from wrong the better, the greater its skill."""
     generator = np.random.default_rng(seed)
     logits, labels, large = {}, {}, {}
@@ -95,13 +98,11 @@ def test_the_alpha_that_gains_is_chosen_and_one_that_only_loses_is_refused() -> 
 
     found = find(
         {
-            "untuned": models(0.4, 0.8),
             "control": models(0.5, 0.82),
             "gatekeeper 0.1": models(0.5, 0.72),
             "gatekeeper 0.3": models(1.5, 0.81),
-            "gatekeeper 0.9": models(0.4, 0.82),
         },
-        (0.1, 0.3, 0.9),
+        (0.1, 0.3),
     )
     rows = {row.name: row for row in found.methods}
     assert found.chosen == 0.3
