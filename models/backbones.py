@@ -1,5 +1,6 @@
 """The model that is tuned, and how texts or images get into it: a net of ours, a local directory, or a hub id."""
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,8 +75,8 @@ class Backbone:
     def save(self, directory: Path) -> None:
         """Write what a bundle's runtime `transformers` loads; an adapter is merged into the weights."""
         model = cast("Any", self.model)
-        if self.adapted:
-            model = model.merge_and_unload()
+        if self.adapted:  # a copy: merging is for good, and the next loss of a sweep starts from the adapter
+            model = copy.deepcopy(model).merge_and_unload()
         model.save_pretrained(directory)
         self.save_encoder(directory)
 

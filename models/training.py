@@ -84,9 +84,12 @@ def train_stage(
         say(f"{stage.name}: done before, taken from {directory}")
         load_model(backbone.model, directory / DONE)
         return
-    if stage.schedule.epochs == 0:
-        return
     try:
+        if stage.schedule.epochs == 0:  # kept all the same: another loss will start from these weights
+            directory.mkdir(parents=True, exist_ok=True)
+            if world()[0] == 0:
+                _finish(backbone, directory)
+            return
         checkpoint = _last_checkpoint(directory)
         if checkpoint is not None:
             say(f"{stage.name}: goes on from {checkpoint}")

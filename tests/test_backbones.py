@@ -70,7 +70,12 @@ def test_a_pretrained_model_becomes_a_bundle(tmp_path: Path, bert: Path, data: t
 
 
 def test_an_adapter_is_merged_into_the_bundle(tmp_path: Path, bert: Path, data: tuple[str, ...]) -> None:
-    assert tune(*data, "--model", bert, *QUICK, "--lora-rank", 4, "--output", tmp_path / "one") == 0
+    adapted = (*data, "--model", bert, *QUICK, "--lora-rank", 4)
+    assert tune(*adapted, "--output", tmp_path / "one") == 0
+    # In a sweep the second alpha starts from the adapter, not from what was merged for the first.
+    assert tune(*adapted, "--alpha", "0.2,0.5", "--output", tmp_path / "sweep") == 0
+    digests = [load_bundle(tmp_path / name).gate_digest for name in ("one", "sweep/alpha-0.5-seed-0")]
+    assert digests[0] == digests[1]
     with (
         safe_open(tmp_path / "one" / "model.safetensors", "pt") as tuned,
         safe_open(bert / "model.safetensors", "pt") as before,

@@ -184,6 +184,15 @@ def test_a_sweep_trains_stage_one_once_and_keeps_what_is_done(
     assert load_bundle(alone).gate_digest == load_bundle(tmp_path / "alpha-0.8-seed-1").gate_digest
 
 
+def test_each_alpha_starts_from_the_same_weights_also_from_a_bundle(
+    tmp_path: Path, bundle: Path, texts: tuple[str, ...]
+) -> None:
+    start = ("--model", str(bundle), "--epochs", "0", "--tuning-epochs", "2")
+    assert main(["tune", *texts, *start, "--alpha", "0.2,0.8", "--output", str(tmp_path)]) == 0
+    assert main(["tune", *texts, *start, "--alpha", "0.8", "--output", str(tmp_path / "alone")]) == 0
+    assert load_bundle(tmp_path / "alpha-0.8-seed-0").gate_digest == load_bundle(tmp_path / "alone").gate_digest
+
+
 @pytest.mark.parametrize("loss", ["cross-entropy", "focal", "static-partition"])
 def test_other_losses_start_from_a_bundle_and_leave_their_name(
     tmp_path: Path, bundle: Path, texts: tuple[str, ...], loss: str
