@@ -3,8 +3,8 @@
     python -m models.bench steps      a training step with the Gatekeeper loss beside one with cross-entropy
     python -m models.bench rows       evaluate and calibrate a table of a million rows
 
-Steps alternate between the two losses on the same batches; a ratio is the median over the rounds of the ratio of the
-two medians of a round.
+The two losses take turns, step by step, on the same batch; a ratio is the median over the rounds of the ratio of
+a round's two medians.
 """
 
 import argparse
@@ -54,10 +54,10 @@ def workloads() -> list[Workload]:
     bert = BertForSequenceClassification(BertConfig(id2label=intents))
     return [
         Workload(
-            "text net", text_net, {"input_ids": torch.randint(2, 4000, (64, 16))}, torch.randint(0, 150, (64,)), 40
+            "text net", text_net, {"input_ids": torch.randint(2, 4000, (64, 16))}, torch.randint(0, 150, (64,)), 60
         ),
         Workload(
-            "SmallCNN", small_cnn, {"pixel_values": torch.randn(128, 1, 28, 28)}, torch.randint(0, 10, (128,)), 20
+            "SmallCNN", small_cnn, {"pixel_values": torch.randn(128, 1, 28, 28)}, torch.randint(0, 10, (128,)), 30
         ),
         Workload("BERT-base", bert, {"input_ids": torch.randint(0, 30000, (8, 32))}, torch.randint(0, 150, (8,)), 3),
     ]
@@ -70,12 +70,10 @@ def run_steps(rounds: int) -> None:
     for workload in workloads():
         losses = {name: Loss(name) for name in ("cross-entropy", "gatekeeper")}
         took: dict[str, list[float]] = {name: [] for name in losses}
-        for loss in losses.values():  # a warm-up that no round pays for
-            _round(workload, loss)
-        for number in range(rounds):
-            order = list(losses) if number % 2 == 0 else list(reversed(losses))
-            for name in order:
-                took[name].append(_round(workload, losses[name]))
+        _round(workload, losses)  # a warm-up that no round pays for
+        for _ in range(rounds):
+            for name, seconds in _round(workload, losses).items():
+                took[name].append(seconds)
         plain, tuned = took["cross-entropy"], took["gatekeeper"]
         ratios = [b / a for a, b in zip(plain, tuned, strict=True)]
         print(f"{workload.name:12} {_spread(plain, 1000):29}  {_spread(tuned, 1000):26}  {_spread(ratios, 1)}")
@@ -86,19 +84,20 @@ def _spread(values: list[float], scale: float) -> str:
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"
 
 
-def _round(workload: Workload, loss: Loss) -> float:
-    """Median seconds of a step: forward, loss, backward, update."""
+def _round(workload: Workload, losses: dict[str, Loss]) -> dict[str, float]:
+    """Median seconds of a step (forward, loss, backward, update) by loss; they take turns, so noise meets both."""
     model = workload.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     targets = Targets(workload.labels)
-    seconds = []
-    for _ in range(workload.steps):
-        began = time.perf_counter()
-        loss(model(**workload.inputs).logits, targets).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    took: dict[str, list[float]] = {name: [] for name in losses}
+    for step in range(workload.steps):
+        for name in list(losses) if step % 2 == 0 else list(reversed(losses)):
+            began = time.perf_counter()
+            losses[name](model(**workload.inputs).logits, targets).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            took[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in took.items()}
 
 
 def run_rows(rounds: int, rows: int) -> None:

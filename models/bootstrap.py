@@ -116,9 +116,7 @@ class Ranking:
 
 def rank(confidence: Floats, small: Floats, large: Floats | None = None, threshold: float = -np.inf) -> Ranking:
     """Sort the items (N,), each a row of its own. The threshold parts what is deferred from what is accepted."""
-    # Where rows are drawn one by one, rows of one confidence need an order that does not come from the table.
-    keys = (small, confidence) if large is None else (large, small, confidence)
-    order = np.lexsort(keys) if len(confidence) <= PLAIN else np.argsort(confidence)
+    order = ascending(confidence, small, large)
     ordered = confidence[order]
     start = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     small, large = small[order], None if large is None else large[order]
@@ -128,6 +126,13 @@ def rank(confidence: Floats, small: Floats, large: Floats | None = None, thresho
     # Only s_o and Pearson's r look at the values, neither at their scale; the squares of 1e308 would overflow.
     scaled = ordered[start] / (np.abs(ordered[[0, -1]]).max() or 1.0)
     return Ranking(scaled, start, count, small, large, gain, gain_index, accepted)
+
+
+def ascending(confidence: Floats, small: Floats, large: Floats | None = None) -> Ints:
+    """The order of a ranking's rows, (N,)."""
+    # Where rows are drawn one by one, rows of one confidence need an order that does not come from the table.
+    keys = (small, confidence) if large is None else (large, small, confidence)
+    return np.lexsort(keys) if len(confidence) <= PLAIN else np.argsort(confidence)
 
 
 def _gains(small: Floats, large: Floats | None) -> tuple[Floats, Ints]:

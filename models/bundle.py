@@ -82,6 +82,8 @@ class Manifest(BaseModel):
     training: dict[str, Any] = Field(default_factory=dict, description="everything else that shaped the weights")
     metrics: dict[str, float] = Field(default_factory=dict, description="headline numbers, measured")
     certificate: dict[str, Any] | None = Field(None, description="what is guaranteed of the default threshold")
+    calibrated_on: str | None = Field(None, description="content hash of the dataset whose splits calibrated it")
+    calibrated_with: str | None = Field(None, description="gate digest of the large model beside it then")
     files: dict[str, str] = Field(description="sha256 of every other file but the card, which people edit")
 
     @field_validator("labels")
@@ -207,6 +209,7 @@ def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callabl
     manifest: the fields of Manifest but format_version and files. What stood at `directory` is replaced only if it
     is a bundle or empty. Raises BundleError.
     """
+    directory = directory.resolve()  # whoever stands in it must not be moved away with it
     check_output(directory)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
@@ -220,14 +223,31 @@ def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callabl
                 path.chmod(0o644)  # safetensors writes 0600, and the edge may run as another user
             if directory.exists():
                 directory.replace(old)
-            new.replace(directory)
+            try:
+                new.replace(directory)
+            except BaseException:
+                if old.exists():
+                    old.replace(directory)
+                raise
+            _keep_what_is_not_ours(old, directory)
     except (OSError, SafetensorError) as error:  # a full disk is either, by who meets it
         raise BundleError(f"{directory} cannot be written: {error}") from error
     return load_bundle(directory)
 
 
+def _keep_what_is_not_ours(old: Path, directory: Path) -> None:
+    """A person's notes beside the manifest stay; what the old manifest named is gone for good."""
+    if not (old / MANIFEST).is_file():
+        return
+    ours = {MANIFEST, CARD, *json.loads((old / MANIFEST).read_bytes()).get("files", {})}
+    for path in old.iterdir():
+        if path.name not in ours and not (directory / path.name).exists():
+            path.replace(directory / path.name)
+
+
 def check_output(directory: Path) -> None:
     """Raise BundleError where write_bundle would: before minutes of training, not after."""
+    directory = directory.resolve()
     if not re.fullmatch(NAME, directory.name):
         raise BundleError(f"{directory.name!r} names the bundle: letters, digits, '.', '_' and '-' only")
     if directory.exists() and not directory.is_dir():

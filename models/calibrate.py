@@ -5,6 +5,7 @@ gatekeeper calibrate BUNDLE --large LARGE --data clinc150 --data-dir DIR     tem
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ def calibrate(bundle: Bundle, data: LabelledDataset, large: Bundle | None, say: 
     The temperature is fitted on the select split: a certificate needs calibration items whose labels nothing has seen
     that decides a confidence. The confidences change with it, and so does the gate digest; a former certificate goes.
     """
+    check_task(bundle, data)
+    if large is not None:
+        check_task(large, data)
     small = load_classifier(bundle)
     selected = predict_all(small, data.select.inputs).logits
     temperature = fit_temperature(selected.astype(np.float64), expected_classes(bundle, data, data.select))
@@ -42,7 +46,20 @@ def calibrate(bundle: Bundle, data: LabelledDataset, large: Bundle | None, say: 
         for file, rows in files.items():
             write_calibration(directory / file, rows)
 
-    return rewrite_bundle(bundle, {"temperature": temperature, "certificate": None}, write)
+    changes: dict[str, Any] = {
+        "temperature": temperature,
+        "certificate": None,
+        "metrics": {},  # they were those of other confidences
+        "calibrated_on": data.content_hash,
+        "calibrated_with": large and large.gate_digest,
+    }
+    return rewrite_bundle(bundle, changes, write)
+
+
+def check_task(bundle: Bundle, data: LabelledDataset) -> None:
+    """Raise InputError where texts would meet a model of images, or the other way round."""
+    if bundle.manifest.task != data.task:
+        raise InputError(f"{bundle.manifest.name} does {bundle.manifest.task}, and {data.name} is {data.task}")
 
 
 def expected_classes(bundle: Bundle, data: LabelledDataset, split: Split) -> NDArray[np.int64]:
@@ -61,6 +78,9 @@ def correctness(
     classifier: Classifier, labels: Sequence[str], split: Split, progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
     """1.0 where the classifier's label, by name, is the split's, (N,)."""
+    if set(classifier.labels) != set(labels):
+        differing = sorted(set(classifier.labels) ^ set(labels))
+        raise InputError(f"the large model has other labels ({len(differing)} differ, such as {differing[0]!r})")
     predicted = predict_all(classifier, split.inputs, progress=progress).label
     names, wanted = np.array(classifier.labels), np.array(labels)
     correct: NDArray[np.float64] = (names[predicted] == wanted[list(split.labels)]).astype(np.float64)

@@ -36,6 +36,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--target-selective-accuracy", type=float, metavar="A", help="accuracy of what is accepted; with --certainty"
     )
     calibrate.add_argument("--certainty", type=float, metavar="C", help="guarantee the target with this probability")
+    calibrate.add_argument(
+        "--fresh-data", action="store_true", help="--certainty on other data than the tuning's: none was trained on"
+    )
     calibrate.add_argument("--write", action="store_true", help="make it the bundle's default threshold")
     calibrate.set_defaults(run=run_calibrate)
 

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,22 +32,67 @@ def run_tune(arguments: argparse.Namespace) -> int:
     if arguments.model == MINILM_NAME:
         if len(alphas) > 1 or len(seeds) > 1:
             raise InputError(f"{MINILM_NAME} is frozen and knows no alpha: no sweep")
+        idle = [name for name, default in TRAINING_DEFAULTS.items() if getattr(arguments, name) != default]
+        if idle:
+            raise InputError(f"--{idle[0].replace('_', '-')} has no effect on {MINILM_NAME}, which is frozen")
         from models.bundle import check_output
         from models.frozen_head import MINILM, tune_frozen_head
 
         check_output(arguments.output)
         bundles = [tune_frozen_head(data, MINILM, seeds[0], arguments.output, _say)]
     else:
-        from models.sweep import clear, run_sweep
+        from models.sweep import run_sweep
+        from models.tune import Teachers
 
         recipe, machine = _recipe(arguments, data), _machine(arguments)
-        if arguments.restart:
-            clear(arguments.output)
-        options = {"distill_from": _bundle(arguments.distill_from), "teacher": _bundle(arguments.targets_from)}
-        bundles = run_sweep(data, recipe, alphas, seeds, arguments.output, machine, _say, **options)
+        _refuse_idle_options(arguments, recipe, alphas)
+        teachers = Teachers(_bundle(arguments.distill_from), _bundle(arguments.targets_from))
+        bundles = run_sweep(
+            data,
+            recipe,
+            alphas,
+            seeds,
+            arguments.output,
+            machine,
+            _say,
+            teachers=teachers,
+            restart=arguments.restart,
+        )
     for bundle in bundles:
         _say(f"wrote {bundle.directory} (gate digest {bundle.gate_digest[:12]}); next: gatekeeper calibrate")
     return 0
+
+
+# What a frozen model knows nothing of.
+TRAINING_DEFAULTS = {
+    "alpha": "0.5",
+    "loss": "gatekeeper",
+    "strength": None,
+    "targets_from": None,
+    "alignment": 0.0,
+    "tuning_epochs": None,
+    "tuning_learning_rate": None,
+    "distill_from": None,
+    "epochs": None,
+    "learning_rate": None,
+    "batch_size": None,
+    "gradient_accumulation": 1,
+    "lora_rank": 0,
+    "precision": "fp32",
+}
+
+
+def _refuse_idle_options(arguments: argparse.Namespace, recipe: Any, alphas: list[float]) -> None:
+    """An option that changes nothing is a misunderstanding, told before hours of training."""
+    if arguments.targets_from is not None and not recipe.loss.needs_soft:
+        raise InputError(f"--targets-from has no effect on {recipe.loss.name} without --alignment")
+    if len(alphas) > 1 and not recipe.loss.has_alpha:
+        raise InputError(f"{recipe.loss.name} has no alpha: a sweep would make the same bundle {len(alphas)} times")
+    if arguments.precision == "fp16":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--precision fp16 needs a GPU; bf16 works without")
 
 
 def _recipe(arguments: argparse.Namespace, data: "LabelledDataset") -> Any:
@@ -113,22 +159,44 @@ def _seeds(text: str | None, default: int) -> list[int]:
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
-    """`gatekeeper calibrate`."""
-    from models.bundle import copy_bundle, load_bundle, rewrite_bundle
+    """`gatekeeper calibrate`. Exit code 3: no threshold meets the target."""
+    from models.bundle import check_output, copy_bundle, load_bundle
 
     bundle = load_bundle(arguments.bundle)
-    if arguments.output is not None:
-        if arguments.data is None and not arguments.write:
-            raise InputError("--output needs something to write: --data, or a target and --write")
-        bundle = copy_bundle(bundle, arguments.output)
+    targets = (arguments.target_deferral_ratio, arguments.target_accuracy, arguments.target_selective_accuracy)
+    if arguments.write and all(target is None for target in targets):
+        raise InputError("--write keeps the threshold of a target: give one")
+    if arguments.threshold is not None and arguments.only_deferred_by is None:
+        raise InputError("--threshold is that of --only-deferred-by; a target chooses the bundle's own")
+    if arguments.data is None and arguments.large is not None:
+        raise InputError("--large needs --data: its answers on the calibrate split are what is recorded")
+    if arguments.output is None:
+        return _calibrate(arguments, bundle, bundle.directory)
+    if arguments.data is None and not arguments.write:
+        raise InputError("--output needs something to write: --data, or a target and --write")
+    output = arguments.output.resolve()
+    check_output(output)
+    # What stands at the output is replaced by the finished bundle, or not at all.
+    with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=output.parent) as scratch:
+        copy = copy_bundle(bundle, Path(scratch) / output.name)
+        code = _calibrate(arguments, copy, arguments.output)
+        if code == 0 or arguments.data is not None:
+            copy_bundle(load_bundle(copy.directory), output)
+    return code
+
+
+def _calibrate(arguments: argparse.Namespace, bundle: "Bundle", place: Path) -> int:
+    """place: what the bundle is called in what is said."""
+    from models.bundle import rewrite_bundle
+
     _prepare_libraries()
     if arguments.data is not None:
         from models.calibrate import calibrate
 
         bundle = calibrate(bundle, _dataset(arguments), _bundle(arguments.large), _say)
-        _say(f"wrote {bundle.directory}/calibration.parquet (gate digest {bundle.gate_digest[:12]})")
-    elif arguments.large is not None:
-        raise InputError("--large needs --data: its answers on the calibrate split are what is recorded")
+        _say(f"wrote {place}/calibration.parquet (gate digest {bundle.gate_digest[:12]})")
+        if bundle.manifest.calibrated_on != bundle.manifest.dataset_sha256:
+            _say("note: these are not the data that the bundle was tuned on: none of them may have been trained on")
     try:
         choice, certificate = _choose(arguments, bundle)
     except NoThreshold as answer:
@@ -138,7 +206,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     if arguments.write:
         changes = {"default_threshold": choice.threshold, "certificate": certificate and asdict(certificate)}
         rewrite_bundle(bundle, changes, lambda _: None)
-        _say(f"{choice.threshold:g} is now the default threshold of {bundle.directory}")
+        _say(f"{choice.threshold!r} is now the default threshold of {place}")
     return 0
 
 
@@ -163,6 +231,12 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
     joint, selective = arguments.target_accuracy, arguments.target_selective_accuracy
     if joint is None and selective is None:
         raise InputError("--certainty needs --target-accuracy or --target-selective-accuracy")
+    if bundle.manifest.calibrated_on != bundle.manifest.dataset_sha256 and not arguments.fresh_data:
+        raise InputError(
+            "a certificate needs calibration items that nothing was trained on, and these come from other data than "
+            "the bundle was tuned on (a changed file is divided anew): calibrate with that --data, or say --fresh-data "
+            "if they are new"
+        )
     selection = bundle.read_calibration(SELECTION)
     if selection is None:
         raise InputError(f"{bundle.directory} has no {SELECTION}, which a certificate needs: give --large and --data")
@@ -280,6 +354,9 @@ def _thresholds(option: str | None, bundle: "Bundle") -> Sequence[float]:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """`gatekeeper compare`."""
+    for name in ("loss", "strength", "targets_from", "alignment", "restart"):
+        if getattr(arguments, name) not in (None, "gatekeeper", 0.0, False):
+            raise InputError(f"--{name.replace('_', '-')} is for tune; compare has its own list, see --losses")
     alphas, seeds = _numbers("--alpha", arguments.alpha), _seeds(arguments.seeds, arguments.seed)
     _check_training(arguments)
     data = _dataset(arguments)
@@ -310,6 +387,8 @@ def _bundle(path: Path | None) -> "Bundle | None":
 
 def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
     """The dataset, and what is odd about it on stderr."""
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed is a whole number from 0 to 4294967295, not {arguments.seed}")
     from models.data.datasets import load_dataset
 
     data = load_dataset(

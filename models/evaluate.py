@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.bundle import CARD, Bundle, rewrite_bundle
-from models.calibrate import correctness, expected_classes
+from models.bundle import CALIBRATION, CARD, Bundle, rewrite_bundle
+from models.calibrate import check_task, correctness, expected_classes
 from models.classifier import Classifier, confidences, load_classifier, predict_all
 from models.data.datasets import LabelledDataset
 from models.metrics import measure
@@ -32,6 +32,9 @@ def evaluate(
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Predict the test split with both models and measure. progress: told how many items were predicted."""
+    for one in (bundle, large):
+        if one is not None:
+            check_task(one, data)
     small = load_classifier(bundle)
     predictions = _predict(bundle, small, data, large, progress)
     threshold = bundle.manifest.default_threshold
@@ -135,7 +138,8 @@ def _card(bundle: Bundle, data: LabelledDataset, headline: dict[str, float], lar
 {manifest.task}, {len(manifest.labels)} labels, runtime `{manifest.runtime}`, loss {manifest.loss}\
 {f" (alpha {manifest.alpha:g})" if manifest.alpha is not None else ""}, seed {manifest.seed}.
 {base}
-Data: {data.name}, {data.licence}; trained on its train split, calibrated on half of its validation split.
+Trained on {manifest.dataset}; {"calibrated" if CALIBRATION in manifest.files else "not calibrated"}. Data of this \
+measurement: {data.name}, {data.licence}.
 
 Measured on the {len(data.test)} {"in-scope " if data.out_of_scope else ""}test items of {data.name} at the threshold \
 {headline["threshold"]:g} (temperature {manifest.temperature:g}){beside}:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.baselines import fit_posthoc_head, fit_quantile_gate
-from models.bootstrap import rank
+from models.bootstrap import ascending, rank
 from models.calibrate import fit_temperature
 from models.classifier import confidences
 from models.metrics import gate_statistics
@@ -167,7 +167,7 @@ def _known(value: float) -> float | None:
 def _measure(one: Answers, gate: str, split: str) -> tuple[Floats, Floats]:
     """(measures,) of all items and (resamples, measures); resample i draws the same items for every model."""
     confidence, right, large = one.confidence(gate, split), one.right(split), one.large[split]
-    ranking, order = rank(confidence, right, large), np.argsort(confidence)
+    ranking, order = rank(confidence, right, large), ascending(confidence, right, large)
     count = len(confidence)
     draws = []
     for child in np.random.SeedSequence(0).spawn(RESAMPLES):

@@ -55,7 +55,7 @@ class FoldedTextNet:
             if width > 1:
                 padded = F.pad(input_ids, ((width - 1) // 2, width // 2), value=self._pad_id)
                 windows = padded.unfold(1, width, 1) + places
-            sums = F.embedding_bag(windows.view(-1, width), table, mode="sum")
+            sums = F.embedding_bag(windows.reshape(-1, width), table, mode="sum")
             pooled.append(sums.view(count, length, -1).amax(dim=1))
         # Bias and ReLU after the maximum, with which they change places: one row a sentence, not one a token.
         features = F.relu(torch.cat(pooled, dim=-1) + self._convolution_bias)

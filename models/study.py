@@ -9,8 +9,10 @@ These lie in OUTPUT/logits, so a killed run goes on where it was. Gates are fitt
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +31,7 @@ from models.errors import InputError
 from models.findings import Answers, Findings, as_table, find
 from models.report.study_picture import study_picture
 from models.training import Machine, world
-from models.tune import Recipe, Tuning, remove_work
+from models.tune import Recipe, Tuning, locked, remove_work
 
 Say = Callable[[str], None]
 Arrays = dict[str, NDArray[Any]]
@@ -76,6 +78,14 @@ def run_study(study: Study, output: Path, machine: Machine, say: Say) -> Finding
         raise InputError("compare runs in one process: its trainings are small and many")
     if set(study.large.manifest.labels) != set(study.data.labels):
         raise InputError(f"the labels of {study.large.manifest.name} are not those of {study.data.name}")
+    with locked(output / "work"):
+        findings = _run(study, output, machine, say)
+    remove_work(output / "work")
+    _write(output, findings)
+    return findings
+
+
+def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
     clock = _Clock(study, say)
     large = _large(study, output, say)
     answers: dict[str, list[Answers]] = {name: [] for name in study.methods}
@@ -96,13 +106,10 @@ def run_study(study: Study, output: Path, machine: Machine, say: Say) -> Finding
             arrays = _cached(output / "logits" / f"{place.name}.npz", partial(_train, tuning, loss))
             answers[name].append(_answers(study.data, arrays, large))
             if loss is not None:
-                remove_work(place)  # its logits are all that is wanted
+                shutil.rmtree(place, ignore_errors=True)  # its logits are all that is wanted
             clock.tick(name, seed, loss)
         remove_work(work)
-    remove_work(output / "work")
-    findings = find(answers, tuple(study.alphas))
-    _write(output, findings)
-    return findings
+    return find(answers, tuple(study.alphas))
 
 
 def _write(output: Path, findings: Findings) -> None:
@@ -146,7 +153,8 @@ def _cached(path: Path, make: Callable[[], Arrays]) -> Arrays:
                 np.savez(stream, allow_pickle=False, **arrays)
             os.replace(fresh, path)  # noqa: PTH105  Path.replace is the same; here the order is the point
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
             raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
@@ -183,7 +191,8 @@ class _Clock:
         methods_left = total - self._done - seeds_left * len(self._study.methods)
         epochs = (methods_left + seeds_left * (len(self._study.methods) - 1)) * self._second_epochs
         epochs += seeds_left * self._first_epochs
-        left_s = epochs * self._seconds / self._epochs if self._epochs else 0.0
-        self._say(
-            f"{self._done} of {total} done ({name}, seed {seed}); about {int(left_s // 60)}:{int(left_s % 60):02} left"
-        )
+        left = ""
+        if self._epochs:
+            left_s = epochs * self._seconds / self._epochs
+            left = f"; about {int(left_s // 60)}:{int(left_s % 60):02} left"
+        self._say(f"{self._done} of {total} done ({name}, seed {seed}){left}")

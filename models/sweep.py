@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from models.baselines import Loss
 from models.bundle import MANIFEST, Bundle, check_output, load_bundle
 from models.data.datasets import LabelledDataset
 from models.errors import BundleError, InputError
 from models.training import Machine, world
-from models.tune import Recipe, Tuning, circumstances, plain, remove_work, tune
+from models.tune import Recipe, Teachers, Tuning, locked, remove_work, tune
 
 Say = Callable[[str], None]
 
@@ -23,8 +24,8 @@ def run_sweep(
     machine: Machine,
     say: Say,
     *,
-    distill_from: Bundle | None = None,
-    teacher: Bundle | None = None,
+    teachers: Teachers,
+    restart: bool = False,
 ) -> list[Bundle]:
     """A bundle at `output`, or, for several alphas or seeds, one at output/alpha-A-seed-S each.
 
@@ -40,36 +41,35 @@ def run_sweep(
     }
     for place in places.values():
         check_output(place)
+    if restart:
+        clear(output)
     work = output / "work" if several else output.parent / f"{output.name}.work"
     bundles: list[Bundle] = []
-    for seed in seeds:
-        wanted = replace(recipe, seed=seed)
-        tuning: Tuning | None = None
-        for alpha in alphas:
-            place, loss = places[alpha, seed], replace(recipe.loss, alpha=alpha)
-            found = _finished(place, data, replace(wanted, loss=loss), machine) if several else None
-            if found is None:
-                tuning = tuning or Tuning(data, wanted, work, machine, say, distill_from=distill_from, teacher=teacher)
-                found = tune(tuning, loss, place)
-            else:
-                say(f"{place}: done before")
-            bundles += [found] if found else []
+    with locked(work):
+        for seed in seeds:
+            wanted = replace(recipe, seed=seed)
+            tuning = Tuning(data, wanted, work, machine, say, distill_from=teachers.first, teacher=teachers.second)
+            for alpha in alphas:
+                place, loss = places[alpha, seed], replace(recipe.loss, alpha=alpha)
+                found = _finished(place, tuning, loss) if several else None
+                if found is None:
+                    found = tune(tuning, loss, place)
+                else:
+                    say(f"{place}: done before")
+                bundles += [found] if found else []
     if several and bundles:
         _write_table(output, bundles, say)
     remove_work(work)
     return bundles
 
 
-def _finished(place: Path, data: LabelledDataset, recipe: Recipe, machine: Machine) -> Bundle | None:
+def _finished(place: Path, tuning: Tuning, loss: Loss) -> Bundle | None:
     """The bundle that an earlier run of the same sweep wrote there."""
     try:
         bundle = load_bundle(place)
     except BundleError:
         return None
-    training = bundle.manifest.training
-    wanted = json.loads(json.dumps(plain(recipe) | circumstances(machine)))
-    same = all(training.get(name) == value for name, value in wanted.items())
-    return bundle if same and bundle.manifest.dataset_sha256 == data.content_hash else None
+    return bundle if bundle.manifest.training.get("key") == tuning.second_directory(loss).name else None
 
 
 def _write_table(output: Path, bundles: Sequence[Bundle], say: Say) -> None:

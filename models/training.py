@@ -80,9 +80,7 @@ def train_stage(
 ) -> None:
     """Train backbone.model in place, or take the weights of a stage that was done before. Raises InputError."""
     directory = stage.directory
-    if (directory / DONE).is_file():
-        say(f"{stage.name}: done before, taken from {directory}")
-        load_model(backbone.model, directory / DONE)
+    if _taken(stage, backbone, say):
         return
     try:
         if stage.schedule.epochs == 0:  # kept all the same: another loss will start from these weights
@@ -96,6 +94,8 @@ def train_stage(
         trainer = _trainer(stage, backbone, prepared, machine, say)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         backbone.model.cpu()
+        if not all(parameter.isfinite().all() for parameter in backbone.model.parameters()):
+            raise InputError(f"{stage.name}: a weight is no number any more: lower the learning rate")
         if world()[0] == 0:
             _finish(backbone, directory)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -105,6 +105,21 @@ def train_stage(
             f"{directory} cannot be written ({str(error).splitlines()[0]}): make room, then run the same command "
             "again, which goes on from the last checkpoint"
         ) from error
+
+
+def _taken(stage: Stage, backbone: Backbone, say: Callable[[str], None]) -> bool:
+    """Whether the stage was done before; then the model has its weights now."""
+    weights = stage.directory / DONE
+    if not weights.is_file():
+        return False
+    try:
+        load_model(backbone.model, weights)
+    except SafetensorError:
+        say(f"{stage.name}: {weights} is damaged and is made again")
+        weights.unlink()
+        return False
+    say(f"{stage.name}: done before, taken from {stage.directory}")
+    return True
 
 
 def _finish(backbone: Backbone, directory: Path) -> None:

@@ -7,16 +7,19 @@ The result is a bundle without calibration; `gatekeeper calibrate` is the next s
 OUTPUT.work, and the same command goes on from there.
 """
 
+import fcntl
 import hashlib
 import json
 import math
+import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +29,7 @@ from transformers import set_seed
 
 from models.backbones import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
 from models.baselines import Loss, Targets
-from models.bundle import CARD, Bundle, write_bundle
+from models.bundle import CARD, Bundle, load_bundle, write_bundle
 from models.classifier import load_classifier, predict_all
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
@@ -76,6 +79,13 @@ class Recipe:
         return chosen[0], chosen[1]
 
 
+class Teachers(NamedTuple):
+    """The large models of stage 1 (distillation) and of stage 2 (soft targets, alignment), where there are any."""
+
+    first: Bundle | None = None
+    second: Bundle | None = None
+
+
 class Tuning:
     """Both stages of one recipe but for its loss: stage 1 is trained once, then any number of losses start from it."""
 
@@ -96,6 +106,13 @@ class Tuning:
         self.schedules = recipe.schedules(len(data.train))
         if self.schedules[0].epochs == 0 and not is_bundle(recipe.model):
             raise InputError(f"--epochs 0 is for a model that knows these labels, a bundle; {recipe.model} is none")
+        if self.schedules[0].epochs == 0 and load_bundle(Path(recipe.model)).manifest.labels != data.labels:
+            raise InputError(f"--epochs 0 keeps the labels of {recipe.model}, and those of {data.name} are others")
+        if recipe.loss.needs_soft and teacher is None:
+            raise InputError(f"{recipe.loss.name} here needs the large model's targets: give --targets-from")
+        for large in (distill_from, teacher):
+            if large is not None and set(large.manifest.labels) != set(data.labels):
+                raise InputError(f"the labels of {large.manifest.name} are not those of {data.name}")
         self.measures: dict[str, float] = {}
         set_seed(recipe.seed)
         self.backbone = open_backbone(recipe.model, data, recipe.shape)
@@ -174,7 +191,11 @@ def tune(tuning: Tuning, loss: Loss, output: Path) -> Bundle | None:
         "runtime": "transformers",
         "alpha": loss.alpha if loss.has_alpha else None,
         "loss": loss.name,
-        "training": plain(recipe) | circumstances(tuning.machine) | stages | tuning.measures,
+        "training": plain(recipe)
+        | circumstances(tuning.machine)
+        | stages
+        | tuning.measures
+        | {"key": tuning.second_directory(loss).name},
     }
     return write_bundle(output, manifest, write_files)
 
@@ -213,17 +234,44 @@ def soft_targets(large: Bundle, data: LabelledDataset, work: Path, say: Say) -> 
         columns = logits[:, [index[label] for label in data.labels]]
         try:
             work.mkdir(parents=True, exist_ok=True)
-            np.save(path.with_suffix(".new.npy"), torch.softmax(torch.from_numpy(columns), dim=-1).numpy())
-            path.with_suffix(".new.npy").replace(path)
+            fresh = path.with_name(f"{path.stem}-{os.getpid()}.npy")  # several processes may come here at once
+            np.save(fresh, torch.softmax(torch.from_numpy(columns), dim=-1).numpy())
+            fresh.replace(path)
         except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from error
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     return torch.from_numpy(np.load(path))
 
 
 def remove_work(work: Path) -> None:
-    """Remove checkpoints and weights of stages: the bundle is written."""
-    if world()[0] == 0:
-        shutil.rmtree(work, ignore_errors=True)
+    """Remove checkpoints and weights of stages, nothing that is not ours; then the directory, if that empties it."""
+    if world()[0] != 0:
+        return
+    for pattern in ("first-*", "second-*", "soft-*.npy", "lock"):
+        for path in work.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    with suppress(OSError):
+        work.rmdir()
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """One run at a time in a work directory. Raises InputError where there is another."""
+    if world()[0] != 0:  # the processes of one run share it
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"another run is at work in {work}: wait for it, or end it") from None
+            yield
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{work} cannot be written: {error.strerror}") from error
 
 
 def manifest_fields(name: str, data: LabelledDataset, seed: int, max_tokens: int | None) -> dict[str, Any]:
@@ -247,8 +295,8 @@ def manifest_fields(name: str, data: LabelledDataset, seed: int, max_tokens: int
 def write_first_card(directory: Path, name: str, data: LabelledDataset) -> None:
     """The model card of a bundle that nobody has measured yet."""
     (directory / CARD).write_text(
-        f"# {name}\n\nTuned on {data.name} ({data.licence}). Not calibrated, not evaluated yet: run `gatekeeper "
-        "calibrate` and `gatekeeper evaluate --write-card`.\n"
+        f"# {name}\n\nTuned on {data.name} ({data.licence}). Not evaluated yet: run `gatekeeper evaluate "
+        "--write-card`.\n"
     )
 
 

@@ -87,6 +87,14 @@ def test_padding_has_no_influence() -> None:
         torch.testing.assert_close(net(torch.nn.functional.pad(ids, (0, 9))).logits, net(ids).logits)
 
 
+def test_batches_of_every_small_length_are_judged(small: Classifier) -> None:
+    """A batch whose longest text has two tokens once ended in an error of torch."""
+    for words in range(1, 7):
+        alone, *_ = small.predict([" ".join(["rain"] * words)])
+        for prediction in small.predict([" ".join(["rain"] * words)] * 3):
+            assert prediction.confidence == pytest.approx(alone.confidence, abs=1e-6)
+
+
 def test_a_text_is_judged_alone_as_in_a_batch(small: Classifier) -> None:
     for text, prediction in zip(TEXTS, small.predict(TEXTS), strict=True):
         (alone,) = small.predict([text])

@@ -124,9 +124,25 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     one = answers(0, 0.5, 0.8)
     other = Answers({**one.logits, "test": one.logits["test"] + np.float32(0.0)}, one.labels, one.large)
     found = find({"control": [one], "gatekeeper 0.5": [other]}, (0.5,))
-    joint = next(row for row in found.methods if row.name == "gatekeeper 0.5").on_test["joint"]
+    row = next(row for row in found.methods if row.name == "gatekeeper 0.5")
+    joint = row.on_test["joint"]
     assert joint.high - joint.low > 0.01
     assert joint.difference_low == joint.difference_high == 0
+
+
+def test_equal_answers_do_not_differ_where_confidences_tie() -> None:
+    """The same items are drawn for both sides, also among rows of one confidence."""
+    one = answers(0, 0.5, 0.8)
+    rounded = {split: np.round(logits * 2) for split, logits in one.logits.items()}
+    model = Answers(rounded, one.labels, one.large)
+    assert len(np.unique(model.confidence("max_softmax", "test"))) < 40
+    other = {
+        split: np.where(np.arange(len(logits))[:, None] % 2, logits, logits * 3) for split, logits in rounded.items()
+    }
+    found = find({"control": [model], "gatekeeper 0.5": [Answers(other, one.labels, one.large)]}, (0.5,))
+    numbers = next(row for row in found.methods if row.name == "gatekeeper 0.5").on_test
+    assert numbers["accuracy"].difference_low == numbers["accuracy"].difference_high == 0
+    assert numbers["joint"].difference_low != numbers["joint"].difference_high
 
 
 def test_a_temperature_changes_no_answer_and_a_learned_gate_is_fitted_on_calibrate() -> None:

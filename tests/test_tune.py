@@ -16,10 +16,11 @@ import pytest
 import torch
 from tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_fashion_mnist
 
-from models.bundle import SELECTION, load_bundle
+from models.bundle import SELECTION, copy_bundle, load_bundle
 from models.classifier import load_classifier
 from models.data.datasets import load_dataset
 from models.predictions import read_predictions
+from models.tune import locked
 from service.cli import main
 
 QUICK = ("--epochs", "4", "--tuning-epochs", "2", "--batch-size", "16", "--seed", "1")
@@ -298,6 +299,72 @@ def test_a_kill_in_the_middle_of_a_save_costs_one_interval(
     assert load_bundle(tmp_path / "one").gate_digest == load_bundle(bundle).gate_digest
 
 
+def test_what_is_not_ours_is_never_removed(tmp_path: Path, bundle: Path, texts: tuple[str, ...]) -> None:
+    work = tmp_path / "sweep" / "work"
+    work.mkdir(parents=True)
+    (work / "thesis.txt").write_text("mine")
+    command = ["tune", *texts, *QUICK, "--alpha", "0.2,0.8", "--output", str(tmp_path / "sweep")]
+    assert main([*command, "--restart"]) == 0
+    assert [path.name for path in work.iterdir()] == ["thesis.txt"]
+    # Nor is a note beside a manifest, when the bundle is rewritten.
+    one = copy_bundle(load_bundle(bundle), tmp_path / "one").directory
+    (one / "NOTES.txt").write_text("mine")
+    assert main(["calibrate", str(one), "--large", str(bundle), *texts]) == 0
+    assert (one / "NOTES.txt").read_text() == "mine"
+    assert load_bundle(one).read_calibration() is not None
+
+
+def test_a_second_run_into_the_same_output_is_refused(
+    tmp_path: Path, texts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "one.work"):
+        code, _, complaint = gatekeeper(capsys, "tune", *texts, *QUICK, "--output", tmp_path / "one")
+    assert code == 2
+    assert "another run is at work" in one_line(complaint)
+
+
+def test_a_calibration_that_fails_leaves_the_output_as_it_was(
+    tmp_path: Path, bundle: Path, texts: tuple[str, ...], bundles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = copy_bundle(load_bundle(bundle), tmp_path / "one")
+    stranger = bundles / "clinc150-small"
+    for wrong in (("--large", bundle, "--target-accuracy", "7"), ("--large", stranger)):
+        code, _, _ = gatekeeper(capsys, "calibrate", bundle, *texts, *wrong, "--output", one.directory)
+        assert code == 2
+        assert load_bundle(one.directory) == one
+    for idle in (("--write",), ("--threshold", "0.7")):
+        assert gatekeeper(capsys, "calibrate", one.directory, *idle)[0] == 2
+
+
+def test_who_stands_in_a_bundle_may_rewrite_it(
+    tmp_path: Path, bundle: Path, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = copy_bundle(load_bundle(bundle), tmp_path / "one").directory
+    monkeypatch.chdir(one)
+    assert main(["calibrate", "../one", "--large", str(bundle), *texts]) == 0
+    assert load_bundle(one).read_calibration() is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_certificate_is_refused_on_items_that_may_have_been_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A csv that has grown is divided anew: what was trained on may be among the calibration items."""
+    rows = write_tiny_csv(tmp_path / "rows.csv")
+    one = tmp_path / "one"
+    assert gatekeeper(capsys, "tune", "--data", rows, *QUICK, "--output", one)[0] == 0
+    with rows.open("a") as file:
+        file.write("one more rain,weather\none more alarm,timer\n")
+    certify = ("calibrate", one, "--data", rows, "--target-selective-accuracy", "0.1", "--certainty", "0.6")
+    code, _, complaint = gatekeeper(capsys, *certify)
+    assert code == 2
+    assert "--fresh-data" in one_line(complaint)
+    code, printed, said = gatekeeper(capsys, *certify, "--fresh-data")
+    assert code == 0
+    assert "certified" in printed
+    assert "not the data that the bundle was tuned on" in said
+
+
 def test_a_loss_that_is_no_number_ends_the_run(
     tmp_path: Path, texts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,6 +415,9 @@ def test_wrong_arguments_are_told_in_one_line(
         (("--model", "text-net", "--epochs", "0"), "--epochs 0"),
         (("--model", "text-net", "--lora-rank", "4"), "--lora-rank"),
         (("--model", "small-cnn"), "text-net"),
+        (("--loss", "focal", "--alpha", "0.1,0.9"), "has no alpha"),
+        (("--loss", "soft-gatekeeper"), "--targets-from"),
+        (("--model", "all-MiniLM-L6-v2", "--lora-rank", "8"), "no effect"),
     ],
 )
 def test_an_option_that_does_not_fit_is_told_before_training(
