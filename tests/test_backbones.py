@@ -91,6 +91,7 @@ def test_an_adapter_is_merged_into_the_bundle(tmp_path: Path, bert: Path, data: 
     assert load_classifier(load_bundle(tmp_path / "one")).predict(["rain"])
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_are_one_batch(tmp_path: Path, bert: Path, data: tuple[str, ...]) -> None:
     """Without dropout, 16 rows at once and twice 8 rows give the same weights, but for the order of summation."""
     for name, options in (("whole", (16, 1)), ("parts", (8, 2))):

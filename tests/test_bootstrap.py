@@ -107,6 +107,7 @@ def test_the_interval_of_an_accuracy_is_the_normal_one() -> None:
     assert entry["high"] - entry["low"] == pytest.approx(2 * 1.96 * deviation, rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_intervals_cover() -> None:
     """Of 30 small tables, nearly all have the true value of each number inside its interval."""
     true = statistics(rank(*columns(cascade(200_000, seed=99)), 0.7).groups(), graded=False, binary=True)

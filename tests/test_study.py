@@ -33,6 +33,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["compare", *data, *quick, *options]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_everything_is_compared_and_nothing_is_trained_twice(
     command: list[str], capsys: pytest.CaptureFixture[str]

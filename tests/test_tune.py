@@ -185,6 +185,7 @@ def test_a_sweep_trains_stage_one_once_and_keeps_what_is_done(
     assert load_bundle(alone).gate_digest == load_bundle(tmp_path / "alpha-0.8-seed-1").gate_digest
 
 
+@pytest.mark.slow
 def test_each_alpha_starts_from_the_same_weights_also_from_a_bundle(
     tmp_path: Path, bundle: Path, texts: tuple[str, ...]
 ) -> None:
@@ -207,6 +208,7 @@ def test_other_losses_start_from_a_bundle_and_leave_their_name(
     assert str(tmp_path) not in (tmp_path / "one" / "gatekeeper.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_large_model_can_teach_both_stages(tmp_path: Path, bundle: Path, texts: tuple[str, ...]) -> None:
     teach = ("--distill-from", str(bundle), "--targets-from", str(bundle))
     assert main(["tune", *texts, *QUICK, *teach, "--output", str(tmp_path / "one")]) == 0
