@@ -102,9 +102,11 @@ def open_backbone(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
 
 
 def model_digest(name: str) -> str:
-    """What a run depends on besides the name: the weights of a local directory."""
-    path = Path(name) / "model.safetensors"
-    return file_sha256(path) if name not in NETS and path.is_file() else ""
+    """What a run depends on besides the name: the files of a local directory, but for a bundle's own documents."""
+    if name in NETS or not Path(name).is_dir():
+        return ""
+    files = [path for path in sorted(Path(name).iterdir()) if path.suffix in {".json", ".safetensors"}]
+    return " ".join(file_sha256(path) for path in files if path.name != MANIFEST)
 
 
 def _names(data: LabelledDataset) -> dict[str, Any]:
@@ -198,8 +200,10 @@ def _pretrained(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
         model.config.pad_token_id = model.config.eos_token_id or 0
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.no_padding()
-    longest = getattr(model.config, "max_position_embeddings", None) or shape.max_tokens
     pad_id = model.config.pad_token_id
+    longest = getattr(model.config, "max_position_embeddings", None) or shape.max_tokens
+    if "roberta" in model.config.model_type or model.config.model_type == "camembert":
+        longest -= pad_id + 1  # these count positions from behind the padding's number
     return _text_backbone(model, tokenizer, min(shape.max_tokens, longest), pad_id, pad_id)
 
 

@@ -276,6 +276,11 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from models.evaluate import about_bundle, evaluate, write_card
     from models.results import write_evaluation
 
+    if arguments.output is not None:
+        try:  # told now, not after minutes of predicting
+            arguments.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{arguments.output} cannot be written: {error.strerror}") from error
     with _bar(len(data.test) * (1 if large is None else 2), " items") as progress:
         evaluation = evaluate(bundle, data, large, arguments.seed, progress)
     _print_numbers(bundle.manifest.name, evaluation.numbers)

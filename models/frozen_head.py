@@ -33,6 +33,9 @@ def tune_frozen_head(data: LabelledDataset, base: Base, seed: int, output: Path,
     """Fit the head on the train split; its strength is chosen on the select split."""
     if data.task != "text-classification":
         raise InputError(f"a sentence encoder classifies texts, and {data.name} is {data.task}")
+    missing = [name for index, name in enumerate(data.labels) if index not in set(data.train.labels)]
+    if missing:
+        raise InputError(f"no training item of {data.name} has the label {missing[0]!r}: a head needs one of each")
     encoder = FrozenBase(base, MAX_TOKENS)
     say(f"embedding {len(data.train)} texts")
     train, select = (_embed(encoder, [str(text) for text in split.inputs]) for split in (data.train, data.select))
