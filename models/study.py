@@ -103,11 +103,13 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
         clock.begin(tuning)
         for name, loss in study.methods.items():
             place = tuning.first_directory if loss is None else tuning.second_directory(loss)
-            arrays = _cached(output / "logits" / f"{place.name}.npz", partial(_train, tuning, loss))
+            kept = output / "logits" / f"{place.name}.npz"
+            trained = not kept.is_file()
+            arrays = _cached(kept, partial(_train, tuning, loss))
             answers[name].append(_answers(study.data, arrays, large))
             if loss is not None:
                 shutil.rmtree(place, ignore_errors=True)  # its logits are all that is wanted
-            clock.tick(name, seed, loss)
+            clock.tick(name, seed, loss, trained=trained)
         remove_work(work)
     return find(answers, tuple(study.alphas))
 
@@ -179,11 +181,11 @@ class _Clock:
         self._first_epochs, self._second_epochs = (schedule.epochs for schedule in tuning.schedules)
         self._last = time.monotonic()
 
-    def tick(self, name: str, seed: int, loss: Loss | None) -> None:
+    def tick(self, name: str, seed: int, loss: Loss | None, *, trained: bool) -> None:
         now = time.monotonic()
         took, self._last = now - self._last, now
         self._done += 1
-        if took > 1.0:  # else it was there already
+        if trained:
             self._seconds += took
             self._epochs += self._first_epochs if loss is None else self._second_epochs
         total = len(self._study.seeds) * len(self._study.methods)
