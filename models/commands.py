@@ -168,6 +168,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         raise InputError("--write keeps the threshold of a target: give one")
     if arguments.threshold is not None and arguments.only_deferred_by is None:
         raise InputError("--threshold is that of --only-deferred-by; a target chooses the bundle's own")
+    if arguments.data is not None and arguments.large is None and arguments.target_accuracy is not None:
+        raise InputError("--target-accuracy on new data needs --large: joint accuracy is that of both models")
     if arguments.data is None and arguments.large is not None:
         raise InputError("--large needs --data: its answers on the calibrate split are what is recorded")
     if arguments.output is None:

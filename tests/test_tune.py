@@ -334,7 +334,7 @@ def test_a_calibration_that_fails_leaves_the_output_as_it_was(
         code, _, _ = gatekeeper(capsys, "calibrate", bundle, *texts, *wrong, "--output", one.directory)
         assert code == 2
         assert load_bundle(one.directory) == one
-    for idle in (("--write",), ("--threshold", "0.7")):
+    for idle in (("--write",), ("--threshold", "0.7"), (*texts, "--target-accuracy", "0.9")):
         assert gatekeeper(capsys, "calibrate", one.directory, *idle)[0] == 2
 
 
