@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,7 +51,7 @@ class Backbone:
     batch: Callable[[Sequence[Any]], dict[str, Tensor]]
     save_encoder: Callable[[Path], None]
     max_tokens: int | None
-    adapted: bool = field(default=False)
+    adapted: bool = False
 
     def logits(self, prepared: Sequence[Any], batch_size: int = 256) -> Tensor:
         """(N, C) float32, in evaluation mode, in order."""
