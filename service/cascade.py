@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from service.batcher import Batched, Batcher
 from service.errors import (
@@ -25,7 +25,7 @@ from service.gate import Decision, DecisionName, Reason, Route, decide
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
 from service.policy import Policy
-from service.remote import Remote, RemoteAnswer
+from service.remote import Input, Remote, RemoteAnswer
 
 MAX_HOPS = 4
 ANSWER_MARGIN_S = 0.02  # kept back of a client's deadline, so that a degraded answer still reaches it in time
@@ -54,9 +54,13 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One classify request, checked: what to classify and how. `deadline` is on time.monotonic's clock."""
+    """One classify request, checked: what to classify and how. `deadline` is on time.monotonic's clock.
 
-    texts: Sequence[str]
+    `inputs` are the items as they travel to the large model, `items` as the small model takes them; texts are both.
+    """
+
+    inputs: Sequence[Input]
+    items: Sequence[Any]
     request_id: str
     top_k: int = 1
     threshold: float | None = None
@@ -109,7 +113,7 @@ class Cascade:
     def __init__(
         self,
         labels: Sequence[str],
-        batcher: Batcher[str, Prediction],
+        batcher: Batcher[Any, Prediction],
         policy: LivePolicy,
         remote: Remote,
         metrics: EdgeMetrics,
@@ -121,7 +125,7 @@ class Cascade:
         self._metrics = metrics
 
     async def classify(self, call: Call, disconnected: Disconnected) -> Answer:
-        """Answers in the order of the texts. `disconnected` returns when the client has left.
+        """Answers in the order of the items. `disconnected` returns when the client has left.
 
         Raises Overloaded, Expired or ModelFailed for the whole request; LargeModelFailed under the policy `fail`.
         """
@@ -167,7 +171,7 @@ class Cascade:
     ) -> LargeModelFailed | None:
         """Put the large model's answers in; where it has none, mark the items degraded, or failed and say why."""
         try:
-            answers = await self._ask(call, policy, [call.texts[position] for position in deferred], disconnected)
+            answers = await self._ask(call, policy, [call.inputs[position] for position in deferred], disconnected)
         except RemoteError as error:
             fail = policy.on_remote_failure == "fail"
             for position in deferred:
@@ -183,7 +187,7 @@ class Cascade:
         return None
 
     async def _ask(
-        self, call: Call, policy: Policy, texts: list[str], disconnected: Disconnected
+        self, call: Call, policy: Policy, inputs: list[Input], disconnected: Disconnected
     ) -> list[RemoteAnswer]:
         """The large model's answers, within the policy's time and the client's own deadline. Raises RemoteError."""
         refusal = self._remote.refusal()
@@ -199,7 +203,7 @@ class Cascade:
             timeout_s = min(timeout_s, left_s)
         asked = asyncio.ensure_future(
             self._remote.classify(
-                texts,
+                inputs,
                 top_k=call.top_k,
                 timeout_s=timeout_s,
                 hops=call.hops + 1,
@@ -218,13 +222,13 @@ class Cascade:
 class LargeModel:
     """A model without a gate on the same route: every item is accepted, answered by `large`."""
 
-    def __init__(self, labels: Sequence[str], batcher: Batcher[str, Prediction], metrics: Metrics) -> None:
+    def __init__(self, labels: Sequence[str], batcher: Batcher[Any, Prediction], metrics: Metrics) -> None:
         self._labels = labels
         self._batcher = batcher
         self._metrics = metrics
 
     async def classify(self, call: Call, disconnected: Disconnected) -> Answer:
-        """Answers in the order of the texts. Raises Overloaded, Expired, ClientGone or ModelFailed."""
+        """Answers in the order of the items. Raises Overloaded, Expired, ClientGone or ModelFailed."""
         batched = await _batched(self._batcher, call, disconnected)
         outputs = []
         for prediction in _whole(batched.results):
@@ -236,11 +240,11 @@ class LargeModel:
         return Answer(outputs, timings_s={"queue": batched.queue_s, "model": batched.model_s})
 
 
-async def _batched(batcher: Batcher[str, Prediction], call: Call, disconnected: Disconnected) -> Batched[Prediction]:
+async def _batched(batcher: Batcher[Any, Prediction], call: Call, disconnected: Disconnected) -> Batched[Prediction]:
     """Through the model. From a queue that takes time a client may leave; the inline runner's is not worth watching."""
     if batcher.runner == "inline":
-        return await batcher.submit(call.texts, call.deadline)
-    return await _unless_gone(asyncio.ensure_future(batcher.submit(call.texts, call.deadline)), disconnected)
+        return await batcher.submit(call.items, call.deadline)
+    return await _unless_gone(asyncio.ensure_future(batcher.submit(call.items, call.deadline)), disconnected)
 
 
 def _whole(results: Sequence[Prediction | GatekeeperError]) -> list[Prediction]:

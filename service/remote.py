@@ -35,9 +35,13 @@ KEEPALIVE_S = 4.0
 logger = logging.getLogger(__name__)
 
 
+# One item as it travels: a text, or {"image": base64}.
+Input = str | Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteAnswer:
-    """The large model's answer to one text. `score` is in [0, 1]; `degraded`: its own large model was out of reach."""
+    """The large model's answer to one item. `score` is in [0, 1]; `degraded`: its own large model was out of reach."""
 
     label: str
     score: float
@@ -70,7 +74,7 @@ class Remote(Protocol):
 
     async def classify(
         self,
-        texts: Sequence[str],
+        inputs: Sequence[Input],
         *,
         top_k: int,
         timeout_s: float,
@@ -78,7 +82,7 @@ class Remote(Protocol):
         request_id: str,
         own_deadline: bool = False,
     ) -> list[RemoteAnswer]:
-        """One answer per text, in order. Raises nothing but RemoteError's subclasses (and CancelledError).
+        """One answer per input, in order. Raises nothing but RemoteError's subclasses (and CancelledError).
 
         `timeout_s` bounds the whole call, waiting and retry included; `own_deadline` says that it is the client's
         choice, so that running out of it says nothing about the large model. `hops` and `request_id` are sent as given,
@@ -130,7 +134,7 @@ class _Call:
     body: bytes
     headers: Mapping[str, str]
     deadline: float  # in the event loop's time
-    texts: int
+    items: int
     top_k: int
     own_deadline: bool
 
@@ -174,7 +178,7 @@ class GatekeeperRemote:
 
     async def classify(
         self,
-        texts: Sequence[str],
+        inputs: Sequence[Input],
         *,
         top_k: int,
         timeout_s: float,
@@ -182,7 +186,7 @@ class GatekeeperRemote:
         request_id: str,
         own_deadline: bool = False,
     ) -> list[RemoteAnswer]:
-        if not texts:
+        if not inputs:
             return []
         if timeout_s <= 0.0:
             raise RemoteTimeout("no time was left to ask the large model")
@@ -191,7 +195,7 @@ class GatekeeperRemote:
         now = asyncio.get_running_loop().time
         call = _Call(
             # ASCII escapes carry what UTF-8 cannot: a lone surrogate in a client's text.
-            body=json.dumps({"inputs": list(texts), "parameters": {"top_k": top_k}}).encode("ascii"),
+            body=json.dumps({"inputs": list(inputs), "parameters": {"top_k": top_k}}).encode("ascii"),
             headers={
                 "content-type": "application/json",
                 "x-gatekeeper-hops": str(hops),
@@ -199,7 +203,7 @@ class GatekeeperRemote:
                 "x-request-id": quote(request_id, safe=string.punctuation, errors="replace"),
             },
             deadline=now() + timeout_s,
-            texts=len(texts),
+            items=len(inputs),
             top_k=top_k,
             own_deadline=own_deadline,
         )
@@ -324,8 +328,8 @@ def _parsed(model: type[Parsed], body: bytes) -> Parsed:
 
 def _answers(body: bytes, call: _Call) -> list[RemoteAnswer]:
     outputs = _parsed(_Outputs, body).outputs
-    if len(outputs) != call.texts:
-        raise RemoteBadAnswer(f"the large model answered {len(outputs)} of {call.texts} texts")
+    if len(outputs) != call.items:
+        raise RemoteBadAnswer(f"the large model answered {len(outputs)} of {call.items} items")
     return [
         RemoteAnswer(
             label=output.label,

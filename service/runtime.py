@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -47,7 +47,7 @@ class Runtime:
         self.threshold_range = SCORE_RANGES[bundle.manifest.score]
         self.draining = False
         self.started_at = time.monotonic()
-        self.batcher: Batcher[str, Prediction]
+        self.batcher: Batcher[Any, Prediction]
         self._model_timeout_s = settings.model_timeout_s
 
     def hanging_s(self) -> float:
@@ -205,13 +205,13 @@ def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, BundleClassif
 
 def _batcher(
     settings: EdgeSettings | LargeSettings, model: BundleClassifier, metrics: Metrics
-) -> Batcher[str, Prediction]:
+) -> Batcher[Any, Prediction]:
     runner: Literal["inline", "thread"]
     if settings.runner == "auto":
         runner = "inline" if _forward_s(model.predict, settings.max_batch_items) < INLINE_BELOW_S else "thread"
     else:
         runner = settings.runner
-    batcher: Batcher[str, Prediction] = Batcher(
+    batcher: Batcher[Any, Prediction] = Batcher(
         model.predict,
         runner=runner,
         max_batch_items=settings.max_batch_items,

@@ -143,6 +143,7 @@ async def classify(request: Request) -> Response:
             raise InvalidRequest(f"parameters.threshold: must be between {low:g} and {high:g}, this score's range")
     call = Call(
         texts,
+        texts,
         request.scope["gatekeeper.request_id"],
         min(parameters.top_k, len(runtime.labels)),
         parameters.threshold,
