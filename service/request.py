@@ -68,6 +68,21 @@ class RequestMiddleware:
                 )
 
 
+class DirectRoute:
+    """POST to one path, past FastAPI's layers; everything else goes on to the app."""
+
+    def __init__(self, app: ASGIApp, path: str, endpoint: ASGIApp) -> None:
+        self._app = app
+        self._path = path
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == self._path and scope["method"] == "POST":
+            await self._endpoint(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 class PortMiddleware:
     """With an admin port: /admin, /metrics and /console are found there alone, all else on the main port alone."""
 

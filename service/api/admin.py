@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.body import parse_json, read_body
+from service.api.body import headers_of, parse_json, read_body
 from service.api.problems import problem_responses
 from service.errors import (
     NotFound,
@@ -124,7 +124,7 @@ async def _json_body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES:
         raise UnsupportedMediaType("send JSON with Content-Type: application/json")
-    return await read_body(request, MAX_BODY_BYTES)
+    return await read_body(headers_of(request.scope), request.receive, MAX_BODY_BYTES)
 
 
 def _if_match(request: Request) -> int | None:
