@@ -1,185 +1,221 @@
 """A bounded queue in front of the model: requests in, batches through the model, answers out.
 
-Work-conserving: a batch starts whenever the runner is free, nothing waits for company. Two runners with the same
-queue: `inline` runs the model on the event loop (for one that takes less than a thread switch is worth), `thread`
-in a thread of its own. The batcher takes a callable and knows no model.
+Work-conserving: a batch starts whenever the runner is free; nothing waits for company unless max_wait_s says so. Two
+runners with the same queue: `inline` runs the model on the event loop (for one that takes less than a thread switch is
+worth), `thread` in a thread of its own. The batcher takes a callable and knows no model.
 """
 
 import asyncio
+import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from service.errors import Expired, GatekeeperError, ModelFailed, Overloaded
+from service.errors import GatekeeperError, ModelDown, Overloaded
+from service.jobs import Batch, Batched, Job, JobQueue
+from service.pace import Pace
+from service.runner import InlineRunner, ThreadRunner
+
+REACH_BATCHES = 4  # a batch is chosen from the oldest four batches' worth of items, so that choosing has a bound
+CLOSE_S = 1.0  # clients have had all of shutdown_timeout_s: what still runs then answers nobody
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True)
-class Batched(Generic[Result]):
-    """Results in the order of the items; an item on which the model failed holds its error."""
+@dataclass(frozen=True)
+class BatchLimits:
+    """max_batch_tokens: the longest item's length times the items. max_wait_s: for company, after the oldest came."""
 
-    results: list[Result | GatekeeperError]
-    queue_s: float
-    model_s: float
-
-
-@dataclass(slots=True)
-class _Job(Generic[Item, Result]):
-    items: Sequence[Item]
-    future: "asyncio.Future[Batched[Result]]"
-    enqueued_at: float
-    deadline: float | None
-    started_at: float | None = None
-    taken: int = 0
-    results: list[Result | GatekeeperError] = field(default_factory=list)
+    max_batch_items: int
+    max_queue_items: int
+    max_batch_tokens: int = 16_384
+    max_wait_s: float = 0.0
+    model_timeout_s: float = 60.0
 
 
 class Batcher(Generic[Item, Result]):
-    """submit() from the event loop it was built for; `run` maps items to as many results, and may raise."""
+    """submit() from the event loop it was built for; `run` maps items to as many results, and may raise.
+
+    length: an item's tokens, or a cheap estimate. on_batch: items and seconds of each batch; on_queue: seconds that a
+    request waited until its first item was taken.
+    """
 
     def __init__(
         self,
         run: Callable[[list[Item]], Sequence[Result]],
+        limits: BatchLimits,
         *,
         runner: Literal["inline", "thread"],
-        max_batch_items: int,
-        max_queue_items: int,
-        on_batch: Callable[[int, float], None],
+        on_batch: Callable[[int, float], None] = lambda *_: None,
+        on_queue: Callable[[float], None] = lambda _: None,
+        length: Callable[[Item], int] = lambda _: 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run = run
         self.runner = runner
-        self._max_batch_items = max_batch_items
-        self._max_queue_items = max_queue_items
+        self._limits = limits
         self._on_batch = on_batch
+        self._on_queue = on_queue
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._jobs: deque[_Job[Item, Result]] = deque()
-        self._waiting = 0
+        self._runner: InlineRunner[Item, Result]
+        if runner == "inline":
+            self._runner = InlineRunner(run, self._finish_batch, self._fail_all)
+        else:
+            self._runner = ThreadRunner(run, self._finish_batch, self._fail_all, timeout_s=limits.model_timeout_s)
+        self._queue: JobQueue[Item, Result] = JobQueue(
+            length,
+            max_items=limits.max_batch_items,
+            max_tokens=limits.max_batch_tokens,
+            # With an inline model, choosing from more than one batch costs more than the padding that it saves.
+            reach=limits.max_batch_items * (1 if runner == "inline" else REACH_BATCHES),
+        )
+        self._pace = Pace(limits.max_batch_items)
         self._scheduled = False
-        self._busy_since: float | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="model") if runner == "thread" else None
+        self._timer: asyncio.TimerHandle | None = None
+        self._batch: Batch[Item, Result] | None = None
+        self._began = 0.0
+        self._more_waited = False
+        self._closed = False
+        self._idle = asyncio.Event()
 
     @property
     def depth(self) -> int:
         """Items waiting."""
-        return self._waiting
+        return self._queue.depth
 
     @property
     def full(self) -> bool:
         """Not even a request of one item would be taken."""
-        return self._waiting >= self._max_queue_items
+        return self._queue.depth >= self._limits.max_queue_items
+
+    @property
+    def running(self) -> bool:
+        """Whether the model is at a batch."""
+        return self._batch is not None
 
     def busy_s(self) -> float:
         """For how long the current batch has been running; 0 when idle."""
-        since = self._busy_since
-        return 0.0 if since is None else self._clock() - since
+        return 0.0 if self._batch is None else self._clock() - self._began
+
+    def wait_s(self, items: int = 1) -> float:
+        """Expected seconds until the last of so many items, submitted now, is started; 0 where that is at once."""
+        running = 0 if self._batch is None else len(self._batch.items)
+        return self._pace.wait_s(self._queue.depth + items - 1, running, self.busy_s())
+
+    def trouble(self) -> str | None:
+        """What is wrong with the model: it has hung for too long, which may pass, or it has ended, which will not."""
+        return self._runner.trouble
 
     async def submit(self, items: Sequence[Item], deadline: float | None = None) -> Batched[Result]:
         """All items of one request, or none: raises Overloaded when they do not fit into the queue.
 
-        deadline is on the batcher's clock; a request that is still waiting then leaves the queue with Expired.
+        deadline is on the batcher's clock: Overloaded where the wait would be longer, Expired where it has been.
+        Raises ModelDown when the model is in trouble, at once or as soon as that is known.
         """
-        if self._waiting + len(items) > self._max_queue_items:
-            raise Overloaded("the queue is full: try again", retry_after_s=1)
-        job: _Job[Item, Result] = _Job(items, self._loop.create_future(), self._clock(), deadline)
-        self._jobs.append(job)
-        self._waiting += len(items)
+        now = self._clock()
+        self._admit(len(items), now, deadline)
+        job: Job[Item, Result] = Job(items, self._loop.create_future(), now, deadline)
+        self._queue.append(job)
         self._wake()
         return await job.future
 
     async def aclose(self) -> None:
-        """Fail what still waits and let the running batch end."""
-        for job in self._jobs:
-            _fail(job, Overloaded("the service is stopping: try again", retry_after_s=1))
-        self._jobs.clear()
-        self._waiting = 0
-        if self._executor is not None:
-            await self._loop.run_in_executor(None, self._executor.shutdown)
+        """Fail what still waits; let the running batch end, for CLOSE_S at most, and not if it is known to hang."""
+        self._closed = True
+        self._queue.fail_all(_stopping)
+        self._runner.stop()
+        if self.running and self._runner.trouble is None:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), CLOSE_S)
+        self._fail_running(_stopping)
+
+    def _admit(self, items: int, now: float, deadline: float | None) -> None:
+        if self._closed:
+            raise _stopping()
+        if self._runner.trouble is not None:
+            raise self._model_down()
+        if self._queue.depth + items > self._limits.max_queue_items:
+            raise Overloaded("the queue is full: try again", retry_after_s=self._retry_after_s())
+        if deadline is not None and now + self.wait_s(items) > deadline:
+            raise Overloaded(
+                "the queue would take longer than the request's own deadline: try again, or allow more time",
+                retry_after_s=self._retry_after_s(),
+            )
+
+    def _retry_after_s(self) -> int:
+        return min(60, max(1, math.ceil(self.wait_s())))
 
     def _wake(self) -> None:
-        if self._busy_since is None and not self._scheduled:
+        if self._batch is None and not self._scheduled:
             # One turn of the loop later: every request that has arrived by then shares the batch.
             self._scheduled = True
             self._loop.call_soon(self._start_batch)
 
     def _start_batch(self) -> None:
         self._scheduled = False
-        parts, items = self._take()
-        if not items:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._batch is not None:
             return
-        self._busy_since = self._clock()
-        if self._executor is None:
-            self._finish_batch(parts, _run_isolated(self._run, items))
-        else:
-            running = self._loop.run_in_executor(self._executor, _run_isolated, self._run, items)
-            running.add_done_callback(lambda done: self._finish_batch(parts, done.result()))
-
-    def _take(self) -> tuple[list[tuple[_Job[Item, Result], int]], list[Item]]:
-        """The next batch: its items, and how many of them belong to which job."""
         now = self._clock()
-        parts: list[tuple[_Job[Item, Result], int]] = []
-        items: list[Item] = []
-        while self._jobs and len(items) < self._max_batch_items:
-            job = self._jobs[0]
-            expired = job.deadline is not None and now >= job.deadline
-            if job.future.done() or expired:  # its client is gone, or no longer waits
-                _fail(job, Expired("the request's own deadline passed while it was waiting"))
-                self._waiting -= len(job.items) - job.taken
-                self._jobs.popleft()
-                continue
+        batch = self._queue.take(now)
+        if batch is None:
+            return
+        if self._limits.max_wait_s and not batch.full and self._waits_for_company(batch, now):
+            self._queue.put_back(batch)
+            return
+        self._batch, self._began = batch, now
+        for job, _ in batch.parts:
             if job.started_at is None:
                 job.started_at = now
-            count = min(len(job.items) - job.taken, self._max_batch_items - len(items))
-            items.extend(job.items[job.taken : job.taken + count])
-            parts.append((job, count))
-            job.taken += count
-            self._waiting -= count
-            if job.taken == len(job.items):
-                self._jobs.popleft()
-        return parts, items
+                self._on_queue(now - job.enqueued_at)
+        self._more_waited = self._queue.depth > 0
+        self._runner.start(batch.items)
 
-    def _finish_batch(
-        self, parts: list[tuple[_Job[Item, Result], int]], results: list[Result | GatekeeperError]
-    ) -> None:
+    def _waits_for_company(self, batch: Batch[Item, Result], now: float) -> bool:
+        """Whether the oldest job may wait on, and no deadline falls into that time; then a timer is set."""
+        due = batch.parts[0][0].enqueued_at + self._limits.max_wait_s
+        if now >= due or any(job.deadline is not None and job.deadline <= due for job, _ in batch.parts):
+            return False
+        self._timer = self._loop.call_later(due - now, self._start_batch)
+        return True
+
+    def _finish_batch(self, results: list[Result | GatekeeperError]) -> None:
         now = self._clock()
-        self._on_batch(len(results), now - (self._busy_since or now))
-        self._busy_since = None
-        position = 0
-        for job, count in parts:
-            job.results.extend(results[position : position + count])
-            position += count
-            if len(job.results) == len(job.items) and not job.future.done():
-                started_at = job.started_at or now
-                job.future.set_result(Batched(job.results, started_at - job.enqueued_at, now - started_at))
-        if self._jobs:
+        batch, self._batch = self._batch, None
+        assert batch is not None
+        self._on_batch(len(results), now - self._began)
+        batch.answer(results, now)
+        if now - self._began < self._limits.model_timeout_s:
+            more_wait = self._queue.depth > 0
+            self._pace.note(len(results), self._began, now, more_waited=self._more_waited, more_wait=more_wait)
+        else:  # what a hang took says nothing of the batches after it
+            self._pace = Pace(self._limits.max_batch_items)
+        if self._queue.depth:
             self._wake()
+        elif self._closed:
+            self._idle.set()
+
+    def _fail_all(self) -> None:
+        """Nobody waits for a model in trouble, neither in the queue nor for the batch that it has."""
+        self._queue.fail_all(self._model_down)
+        self._fail_running(self._model_down)
+        if not self._runner.running:
+            self._batch = None
+            self._idle.set()
+
+    def _fail_running(self, error: Callable[[], GatekeeperError]) -> None:
+        if self._batch is not None:
+            for job, _ in self._batch.parts:
+                job.fail(error())
+
+    def _model_down(self) -> ModelDown:
+        return ModelDown(f"{self._runner.trouble}: try again, best at another replica", retry_after_s=5)
 
 
-def _fail(job: _Job[Item, Result], error: GatekeeperError) -> None:
-    if not job.future.done():
-        job.future.set_exception(error)
-
-
-def _run_isolated(run: Callable[[list[Item]], Sequence[Result]], items: list[Item]) -> list[Result | GatekeeperError]:
-    """Run a batch; where it raises, halve it until the poisoned item stands alone with its error."""
-    try:
-        return [*_checked(run(items), len(items))]
-    except Exception as error:  # noqa: BLE001  whatever a model raises on one input must not reach its neighbours
-        if len(items) == 1:
-            failure = ModelFailed("the model raised an error on this input")
-            failure.__cause__ = error
-            return [failure]
-    middle = len(items) // 2
-    return _run_isolated(run, items[:middle]) + _run_isolated(run, items[middle:])
-
-
-def _checked(results: Sequence[Result], items: int) -> Sequence[Result]:
-    if len(results) != items:
-        raise RuntimeError(f"the model gave {len(results)} results for {items} items")
-    return results
+def _stopping() -> Overloaded:
+    return Overloaded("the service is stopping: try again", retry_after_s=1)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from service.batcher import Batched, Batcher
+from service.batcher import Batcher
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -22,6 +22,7 @@ from service.errors import (
     RemoteTimeout,
 )
 from service.gate import Decision, DecisionName, Reason, Route, decide
+from service.jobs import Batched
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
 from service.policy import Policy

@@ -17,6 +17,7 @@
     ├── ClientGone                 499  counted, seen by nobody
     ├── Overloaded                 429  the queue is full
     ├── ModelFailed                500  the model raised on this item or gave no finite confidence
+    │   └── ModelDown              503  the model hangs or has ended: only a restart or another replica helps
     ├── Expired                    504  the client's own x-request-timeout-ms ran out in the queue
     ├── PolicyStoreDown            503  no write now; reads go on from the snapshot
     ├── LargeModelFailed           503  policy `fail`: the large model did not answer
@@ -142,6 +143,12 @@ class Overloaded(GatekeeperError):
 class ModelFailed(GatekeeperError):
     kind = "model-failed"
     title = "The small model failed on this input"
+
+
+class ModelDown(ModelFailed):
+    status = 503
+    kind = "model-down"
+    title = "The model is down"
 
 
 class Expired(GatekeeperError):

@@ -74,6 +74,9 @@ class Metrics:
             "gatekeeper_small_seconds", "One batch through the served model", buckets=FORWARD_SECONDS, registry=own
         )
         self._batch_size = Histogram("gatekeeper_batch_size", "Items in a batch", buckets=BATCH_ITEMS, registry=own)
+        self._queue_seconds = Histogram(
+            "gatekeeper_queue_seconds", "What a request waited for the served model", buckets=SECONDS, registry=own
+        )
         self._queue_depth = Gauge("gatekeeper_queue_depth", "Items waiting for the served model", registry=own)
         Gauge("gatekeeper_build_info", "1", ["version", "model", "gate_digest"], registry=own).labels(
             version, model, gate_digest
@@ -106,6 +109,9 @@ class Metrics:
     def observe_batch(self, items: int, seconds: float) -> None:
         self._batch_size.observe(items)
         self._small_seconds.observe(seconds)
+
+    def observe_queue(self, seconds: float) -> None:
+        self._queue_seconds.observe(seconds)
 
     def count_rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()

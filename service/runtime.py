@@ -16,7 +16,7 @@ from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, Calibration, load_b
 from models.classifier import Classifier as BundleClassifier
 from models.classifier import load_classifier
 from models.errors import BundleError
-from service.batcher import Batcher
+from service.batcher import Batcher, BatchLimits
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import StartupError
 from service.live_policy import LivePolicy
@@ -40,7 +40,7 @@ class Runtime:
     classifier: Classifier
     metrics: Metrics
 
-    def __init__(self, settings: EdgeSettings | LargeSettings, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.name = bundle.manifest.name
         self.labels = bundle.manifest.labels
@@ -48,12 +48,6 @@ class Runtime:
         self.draining = False
         self.started_at = time.monotonic()
         self.batcher: Batcher[Any, Prediction]
-        self._model_timeout_s = settings.model_timeout_s
-
-    def hanging_s(self) -> float:
-        """How long the model has been at one batch, once that is too long; else 0."""
-        busy_s = self.batcher.busy_s()
-        return busy_s if busy_s > self._model_timeout_s else 0.0
 
 
 class EdgeRuntime(Runtime):
@@ -64,7 +58,7 @@ class EdgeRuntime(Runtime):
     policy: LivePolicy
 
     def __init__(self, settings: EdgeSettings, bundle: Bundle, calibration: Calibration | None) -> None:
-        super().__init__(settings, bundle)
+        super().__init__(bundle)
         self.settings = settings
         self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
         self.labels_match: bool | None = None
@@ -116,7 +110,7 @@ class LargeRuntime(Runtime):
     role = "large"
 
     def __init__(self, settings: LargeSettings, bundle: Bundle) -> None:
-        super().__init__(settings, bundle)
+        super().__init__(bundle)
         self.settings = settings
         self.metrics = Metrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
 
@@ -132,7 +126,7 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
     if CALIBRATION not in bundle.manifest.files:
         logger.warning("the bundle is not calibrated: its threshold is a guess; run `gatekeeper calibrate`")
     async with AsyncExitStack() as stack:
-        runtime.batcher = _batcher(settings, model, runtime.metrics)
+        runtime.batcher = _batcher(settings, bundle, model, runtime.metrics)
         stack.push_async_callback(runtime.batcher.aclose)
         store = open_policy_store(settings)
         stack.push_async_callback(store.close)
@@ -156,7 +150,7 @@ async def open_large(settings: LargeSettings) -> AsyncIterator[LargeRuntime]:
     """Everything of the large-model service. Raises StartupError."""
     bundle, model = _load(settings)
     runtime = LargeRuntime(settings, bundle)
-    runtime.batcher = _batcher(settings, model, runtime.metrics)
+    runtime.batcher = _batcher(settings, bundle, model, runtime.metrics)
     runtime.classifier = LargeModel(runtime.labels, runtime.batcher, runtime.metrics)
     try:
         yield runtime
@@ -204,23 +198,40 @@ def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, BundleClassif
 
 
 def _batcher(
-    settings: EdgeSettings | LargeSettings, model: BundleClassifier, metrics: Metrics
+    settings: EdgeSettings | LargeSettings, bundle: Bundle, model: BundleClassifier, metrics: Metrics
 ) -> Batcher[Any, Prediction]:
     runner: Literal["inline", "thread"]
     if settings.runner == "auto":
         runner = "inline" if _forward_s(model.predict, settings.max_batch_items) < INLINE_BELOW_S else "thread"
     else:
         runner = settings.runner
-    batcher: Batcher[Any, Prediction] = Batcher(
-        model.predict,
-        runner=runner,
+    limits = BatchLimits(
         max_batch_items=settings.max_batch_items,
         # One request of max_items must always fit into an empty queue.
         max_queue_items=max(settings.max_queue_items, settings.max_items),
+        max_batch_tokens=settings.max_batch_tokens,
+        max_wait_s=settings.max_wait_ms / 1000,
+        model_timeout_s=settings.model_timeout_s,
+    )
+    batcher: Batcher[Any, Prediction] = Batcher(
+        model.predict,
+        limits,
+        runner=runner,
         on_batch=metrics.observe_batch,
+        on_queue=metrics.observe_queue,
+        length=_length(bundle.manifest.max_tokens),
     )
     metrics.watch_queue(lambda: batcher.depth)
     return batcher
+
+
+def _length(max_tokens: int | None) -> Callable[[Any], int]:
+    """Tokens of a text, guessed from its characters because counting them is the tokenizer's work; 1 for an image."""
+    if max_tokens is None:
+        return lambda _: 1
+    most = max_tokens
+
+    return lambda text: min(len(text) // 4 + 1, most)
 
 
 def _forward_s(predict: Callable[[list[str]], Sequence[Prediction]], items: int) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 from collections.abc import Generator
@@ -55,6 +56,11 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
             raise error from None
         raise
     logger.info("stopped")
+    runtime = getattr(app.state, "runtime", None)
+    if runtime is not None and runtime.batcher.running:
+        # A thread that is still in torch when the interpreter goes away aborts the process with exit code 134.
+        logging.shutdown()
+        os._exit(0)
 
 
 class _DrainingServer(uvicorn.Server):

@@ -21,6 +21,8 @@ class _CommonSettings(BaseSettings):
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
     max_queue_items: int = Field(2_048, ge=1, le=1_000_000, description="waiting items; above: 429. At least max_items")
     max_batch_items: int = Field(32, ge=1, le=4_096)
+    max_batch_tokens: int = Field(16_384, ge=1, le=10_000_000, description="padded: the longest item's times the items")
+    max_wait_ms: float = Field(0.0, ge=0, le=1_000, description="how long a free model waits for a batch to fill")
     runner: Literal["auto", "inline", "thread"] = Field("auto", description="where the model's forward pass runs")
     model_timeout_s: float = Field(60.0, gt=0, le=3_600, description="a batch longer than this turns /livez red")
     torch_threads: int = Field(1, ge=1, le=256)

@@ -64,15 +64,18 @@ class Service:
         return self.process.wait(20)
 
 
-def spawn(command: str, log: Path, port: int | None = None, **environment: str) -> Service:
-    """`gatekeeper serve` or `serve-large` on a port, not waited for. Variables are given without their prefix."""
+def spawn(command: str, log: Path, port: int | None = None, fault: str = "", **environment: str) -> Service:
+    """`gatekeeper serve` or `serve-large` on a port, not waited for. Variables are given without their prefix.
+
+    fault: one of faulty_edge.py's, for a model that fails.
+    """
     port = port or free_port()
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("GATEKEEPER_", "REDIS_URL"))}
     named = {key if key == "REDIS_URL" else f"GATEKEEPER_{key}": value for key, value in environment.items()}
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", command, "--port", str(port)],
-            env=clean | {"GATEKEEPER_DRAIN_S": "0"} | named,
+            [sys.executable, "-m", "tests.faulty_edge" if fault else "service.cli", command, "--port", str(port)],
+            env=clean | {"GATEKEEPER_DRAIN_S": "0", "FAULT": fault} | named,
             cwd=ROOT,
             stdout=stream,
             stderr=stream,
@@ -80,10 +83,12 @@ def spawn(command: str, log: Path, port: int | None = None, **environment: str) 
     return Service(process, port, log)
 
 
-def spawn_edge(directory: Path, remote_url: str, port: int | None = None, **environment: str) -> Service:
+def spawn_edge(
+    directory: Path, remote_url: str, port: int | None = None, fault: str = "", **environment: str
+) -> Service:
     """An edge with an admin token and its policy in `directory`."""
     settings = {"ADMIN_TOKEN": TOKEN, "POLICY_PATH": str(directory / "policy.db"), "REMOTE_URL": remote_url}
-    return spawn("serve", directory / "edge.log", port, **(settings | environment))
+    return spawn("serve", directory / "edge.log", port, fault, **(settings | environment))
 
 
 @contextmanager

@@ -10,14 +10,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PURE = {
     "gate": set(),
     "breaker": set(),
-    "batcher": {"errors"},
+    "batch_choice": set(),
+    "pace": set(),
+    "runner": {"errors"},
+    "jobs": {"errors", "batch_choice"},
+    "batcher": {"errors", "jobs", "pace", "runner"},
     "metrics": set(),
     "policy": set(),
     "live_policy": {"errors", "policy"},
     "policy_store": {"errors", "settings", "policy"},
     "exchange": {"errors"},
     "remote": {"errors", "breaker", "exchange"},
-    "cascade": {"errors", "gate", "metrics", "policy", "live_policy", "remote", "batcher"},
+    "cascade": {"errors", "gate", "metrics", "policy", "live_policy", "remote", "batcher", "jobs"},
 }
 
 

@@ -7,12 +7,12 @@ router = APIRouter()
 metrics_router = APIRouter()
 
 
-@router.get("/livez", response_class=PlainTextResponse, responses={503: {"description": "the model hangs"}})
+@router.get("/livez", response_class=PlainTextResponse, responses={503: {"description": "the model hangs or has died"}})
 async def livez(request: Request) -> Response:
-    """200 while the process and its model run; 503 when a batch hangs, and a restart would help."""
-    hanging_s = request.app.state.runtime.hanging_s()
-    if hanging_s:
-        return PlainTextResponse(f"the model has been at one batch for {hanging_s:.0f} s\n", 503)
+    """200 while the process and its model run; 503 when it hangs or has died, and a restart would help."""
+    trouble = request.app.state.runtime.batcher.trouble()
+    if trouble is not None:
+        return PlainTextResponse(f"{trouble}\n", 503)
     return PlainTextResponse("alive\n")
 
 

@@ -1,0 +1,56 @@
+"""The `gatekeeper` command with a model that fails: `FAULT=hang:TEXT python -m tests.faulty_edge serve ...`.
+
+FAULT, several separated by semicolons; TEXT is looked for in the items of a batch:
+    hang:TEXT       the batch does not end while the file FAULT_FILE exists (for ever without that variable), and
+                    FAULT_FILE.reached exists from then on
+    raise:TEXT      RuntimeError
+    die:TEXT        SystemExit, which is no Exception: the end of a model thread
+    lose:TEXT       one result too few
+    slow:SECONDS    every batch takes so much longer
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from models.classifier import Classifier
+from service.cli import main
+
+predict = Classifier.predict
+
+
+def hang() -> None:
+    path = os.environ.get("FAULT_FILE")
+    if path is not None:
+        Path(f"{path}.reached").touch()
+    while path is None or Path(path).exists():
+        time.sleep(0.02)
+
+
+def faulty_predict(classifier: Classifier, items: Sequence[Any]) -> Any:
+    results = predict(classifier, items)
+    for fault in os.environ["FAULT"].split(";"):
+        kind, _, argument = fault.partition(":")
+        if kind == "slow":
+            time.sleep(float(argument))
+        elif not any(isinstance(item, str) and argument in item for item in items):
+            continue
+        elif kind == "hang":
+            hang()
+        elif kind == "raise":
+            raise RuntimeError("an injected fault")
+        elif kind == "die":
+            raise SystemExit(3)
+        elif kind == "lose":
+            results = results[1:]
+        else:
+            raise ValueError(f"no such fault: {kind}")
+    return results
+
+
+if __name__ == "__main__":
+    Classifier.predict = faulty_predict
+    sys.exit(main())
