@@ -6,7 +6,7 @@ The only place that counts what becomes of an item.
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -202,15 +202,13 @@ class Cascade:
             left_s -= min(ANSWER_MARGIN_S, left_s * 0.1)
             own_deadline = left_s < timeout_s
             timeout_s = min(timeout_s, left_s)
-        asked = asyncio.ensure_future(
-            self._remote.classify(
-                inputs,
-                top_k=call.top_k,
-                timeout_s=timeout_s,
-                hops=call.hops + 1,
-                request_id=call.request_id,
-                own_deadline=own_deadline,
-            )
+        asked = self._remote.classify(
+            inputs,
+            top_k=call.top_k,
+            timeout_s=timeout_s,
+            hops=call.hops + 1,
+            request_id=call.request_id,
+            own_deadline=own_deadline,
         )
         try:
             return await _unless_gone(asked, disconnected)
@@ -245,7 +243,7 @@ async def _batched(batcher: Batcher[Any, Prediction], call: Call, disconnected: 
     """Through the model. From a queue that takes time a client may leave; the inline runner's is not worth watching."""
     if batcher.runner == "inline":
         return await batcher.submit(call.items, call.deadline)
-    return await _unless_gone(asyncio.ensure_future(batcher.submit(call.items, call.deadline)), disconnected)
+    return await _unless_gone(batcher.submit(call.items, call.deadline), disconnected)
 
 
 def _whole(results: Sequence[Prediction | GatekeeperError]) -> list[Prediction]:
@@ -272,17 +270,27 @@ def _failure(error: RemoteError) -> LargeModelFailed:
     return kind(f"the large model did not answer ({error.reason}): try again", retry_after_s=1)
 
 
-async def _unless_gone(asked: "asyncio.Future[Result]", disconnected: Disconnected) -> Result:
+async def _unless_gone(asked: Coroutine[Any, Any, Result], disconnected: Disconnected) -> Result:
     """The result of `asked`; when the client leaves first, `asked` is cancelled and ClientGone raised.
 
     Starlette does not cancel a handler whose client has left, and a model's time is worth saving.
     """
-    gone = asyncio.ensure_future(disconnected())
+    this, gone = asyncio.current_task(), False
+    assert this is not None
+
+    async def watch() -> None:
+        nonlocal gone
+        await disconnected()
+        gone = True
+        this.cancel()
+
+    # Only the watching is a task of its own; it interrupts this one, as asyncio.timeout does.
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
-        if asked.done():
-            return asked.result()
-        raise ClientGone("the client left before its answer was there")
+        return await asked
+    except asyncio.CancelledError:
+        if gone and this.uncancel() == 0:
+            raise ClientGone("the client left before its answer was there") from None
+        raise
     finally:
-        gone.cancel()
-        asked.cancel()
+        watching.cancel()

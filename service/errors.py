@@ -23,7 +23,7 @@
     ├── LargeModelFailed           503  policy `fail`: the large model did not answer
     │   └── LargeModelLate         504
     └── RemoteError                inside only: why a deferral failed, `reason` is the contract's word
-        ├── RemoteUnavailable      refused, reset, DNS, 5xx
+        ├── RemoteUnavailable      refused, reset, DNS, TLS, 5xx, our key refused
         ├── RemoteTimeout          no whole answer in the policy's remote_timeout_s
         ├── RemoteBadAnswer        not the contract: truncated, wrong schema, wrong count, too large
         ├── BreakerOpen            not tried: too many failures just now

@@ -1,22 +1,37 @@
-"""One HTTP exchange with the large model, and what its errors mean. Only this file knows those of httpx and aiohttp.
-
-The way out is httpx-aiohttp's transport under httpx's own request and response objects, without httpx.AsyncClient on
-top: there is then no cookie jar, redirect, proxy or default header to switch off, and a call costs 40 % less CPU.
-"""
+"""One HTTP exchange with a large model's server, and what its errors mean. Only this file knows aiohttp."""
 
 import ssl
 from collections.abc import Mapping
-from contextlib import aclosing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
 
-from service.errors import RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
+from service.errors import (
+    RemoteBadAnswer,
+    RemoteError,
+    RemoteLimit,
+    RemoteTimeout,
+    RemoteUnavailable,
+    StartupError,
+)
+
+# Below uvicorn's 5 s, so that it is mostly us who close an idle connection and no call meets a stale one.
+KEEPALIVE_S = 4.0
+RETRY_AFTER_MAX_S = 30
 
 
 class Passing(RemoteUnavailable):
     """A second attempt may well succeed."""
+
+
+class ServerFailed(RemoteUnavailable):
+    """500: the server is broken, or one of the items breaks it."""
+
+
+class KeyRefused(RemoteUnavailable):
+    """401 or 403: our key is missing or wrong, and no request will pass until someone mends it."""
 
 
 class Rejected(RemoteBadAnswer):
@@ -26,9 +41,12 @@ class Rejected(RemoteBadAnswer):
 # Any other status: RemoteUnavailable from 500 up, else RemoteBadAnswer.
 ERRORS_BY_STATUS: Mapping[int, type[RemoteError]] = {
     400: Rejected,
+    401: KeyRefused,
+    403: KeyRefused,
     413: Rejected,
     422: Rejected,
     429: RemoteLimit,
+    500: ServerFailed,
     502: Passing,
     503: Passing,
     504: RemoteTimeout,
@@ -36,74 +54,145 @@ ERRORS_BY_STATUS: Mapping[int, type[RemoteError]] = {
 }
 
 
-def open_transport(base: httpx.URL, max_connections: int, keepalive_s: float | None) -> httpx.AsyncBaseTransport:
-    """A way out that keeps idle connections for `keepalive_s`, or none at all. It opens with the first request."""
-    # Loading the trusted roots takes 30 ms; over plain HTTP an empty store is never looked at.
-    tls = httpx.create_ssl_context() if base.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def trusted_roots(ca_file: Path | None) -> ssl.SSLContext:
+    """What an https server's certificate is verified against: the system's roots, or `ca_file` instead of them.
 
-    def open_session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=max_connections, keepalive_timeout=keepalive_s, force_close=keepalive_s is None, ssl=tls
-        )
-        # No cookies: one set by the remote must not travel with the next client's request. And no proxy or .netrc of
-        # the machine's.
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-
-    return AiohttpTransport(verify=tls, client=open_session)
-
-
-async def exchange(request: httpx.Request, transport: httpx.AsyncBaseTransport, max_bytes: int) -> bytes:
-    """The whole body of the 200 that answers this request, at most max_bytes. Raises RemoteError."""
-    try:
-        response = await transport.handle_async_request(request)
-    except (httpx.HTTPError, aiohttp.ClientError) as error:
-        raise _translated(error) from error
-    try:
-        async with aclosing(response):
-            _check_head(request, response)
-            return await _read(response, max_bytes)
-    except (httpx.HTTPError, aiohttp.ClientError) as error:
-        raise RemoteBadAnswer("the large model's answer broke off") from error
-
-
-def _translated(error: Exception) -> RemoteError:
-    """What an error before the answer's head means.
-
-    httpx-aiohttp calls refused, reset and unknown names ConnectTimeout alike: aiohttp's own error, the cause, tells.
+    Raises StartupError when the file cannot be read or holds no certificate.
     """
-    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    match cause:
-        case aiohttp.ServerTimeoutError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        reason = "holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise StartupError(f"GATEKEEPER_REMOTE_CA_FILE: {ca_file}: {reason}") from error
+
+
+class Connections:
+    """The pooled connections to one server; they open with the first request.
+
+    `headers` go with every request. At most `max_connections` are open in the pool, and as many besides it for requests
+    that ask for a fresh one: others of the pool may be as stale as the one that failed. `tls` is for https alone.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | None,
+        max_connections: int,
+        connect_timeout_s: float,
+        max_response_bytes: int,
+    ) -> None:
+        self._base_url = base_url
+        self._headers = headers
+        self._tls = tls
+        self._max_connections = max_connections
+        # `sock_connect` bounds the TCP and TLS handshakes, `connect` DNS and the wait for the pool as well. The caller
+        # bounds the whole, reading and writing included.
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, sock_connect=connect_timeout_s)
+        self._max_response_bytes = max_response_bytes
+        self._pooled: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def exchange(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None, *, fresh: bool = False
+    ) -> bytes:
+        """The whole body of the 200 that answers this request. Raises RemoteError."""
+        session = self._session(fresh)
+        try:
+            url = self._base_url + path
+            response = await session.request(method, url, headers=headers, data=body, allow_redirects=False)
+        except aiohttp.ClientError as error:
+            raise _translated(error) from error
+        try:
+            _check_head(headers, response)
+            return await self._read(response)
+        except aiohttp.ClientError as error:
+            raise RemoteBadAnswer("the large model's answer broke off") from error
+        finally:
+            response.release()  # which closes the connection unless the answer has been read to its end
+
+    async def aclose(self) -> None:
+        """Close every connection. Requests on their way fail, later ones raise RemoteUnavailable."""
+        self._closed = True
+        for session in (self._pooled, self._fresh):
+            if session is not None:
+                await session.close()
+
+    def _session(self, fresh: bool) -> aiohttp.ClientSession:
+        if self._closed:
+            raise RemoteUnavailable("the way to the large model is closed")
+        if fresh:
+            self._fresh = self._fresh or self._open(force_close=True, keepalive_timeout=None)
+            return self._fresh
+        self._pooled = self._pooled or self._open(force_close=False, keepalive_timeout=KEEPALIVE_S)
+        return self._pooled
+
+    def _open(self, *, force_close: bool, keepalive_timeout: float | None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._max_connections,
+                force_close=force_close,
+                keepalive_timeout=keepalive_timeout,
+                ssl=self._tls or True,
+            ),
+            headers=self._headers,
+            timeout=self._timeout,
+            auto_decompress=False,
+            # No cookies: one set by the remote must not travel with the next client's request. And no proxy or .netrc
+            # of the machine's.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        content, body = response.content, bytearray()
+        while chunk := await content.readany():
+            body += chunk
+            if len(body) > self._max_response_bytes:
+                raise RemoteBadAnswer(f"the large model's answer is longer than {self._max_response_bytes} bytes")
+        return bytes(body)
+
+
+def _translated(error: aiohttp.ClientError) -> RemoteError:
+    """What an error before the answer's head means."""
+    match error:
+        case aiohttp.ServerTimeoutError():
             return RemoteUnavailable("no connection to the large model in time")
-        case httpx.TimeoutException():
-            return RemoteTimeout("the large model did not answer in time")
-        case aiohttp.ClientResponseError() | httpx.ProtocolError():
+        case aiohttp.ClientResponseError():
             return RemoteBadAnswer("the large model's answer is not HTTP")
         case aiohttp.ClientSSLError():
             return RemoteUnavailable("no TLS connection to the large model")
-        case aiohttp.ClientConnectionError() | httpx.NetworkError():
+        case aiohttp.ClientConnectionError():
             return Passing("the connection to the large model was refused or lost")
         case _:
             return RemoteUnavailable("the large model cannot be reached")
 
 
-def _check_head(request: httpx.Request, response: httpx.Response) -> None:
+def _check_head(sent: Mapping[str, str], response: aiohttp.ClientResponse) -> None:
     # A late answer on a kept-alive connection would be taken for this request's: the id tells them apart.
-    sent, answered = request.headers.get("x-request-id"), response.headers.get("x-request-id")
-    if sent is not None and answered not in (None, sent):
+    request_id = sent.get("x-request-id")
+    if request_id is not None and response.headers.get("x-request-id", request_id) != request_id:
         raise RemoteBadAnswer("the large model answered another request")
-    status = response.status_code
-    if status != httpx.codes.OK:
-        default = RemoteUnavailable if status >= httpx.codes.INTERNAL_SERVER_ERROR else RemoteBadAnswer
-        raise ERRORS_BY_STATUS.get(status, default)(f"the large model answered {status}")
+    status = response.status
+    if status != 200:
+        kind = ERRORS_BY_STATUS.get(status, RemoteUnavailable if status >= 500 else RemoteBadAnswer)
+        wait_s = _retry_after_s(response.headers.get("retry-after")) if kind is RemoteLimit else None
+        raise kind(f"the large model answered {status}", retry_after_s=wait_s)
     if response.headers.get("content-encoding", "identity") != "identity":
         raise RemoteBadAnswer("the large model's answer is encoded, which was not asked for")
 
 
-async def _read(response: httpx.Response, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > max_bytes:
-            raise RemoteBadAnswer(f"the large model's answer is longer than {max_bytes} bytes")
-    return bytes(body)
+def _retry_after_s(value: str | None) -> int | None:
+    """Seconds or a date, as RFC 9110 has it; None if it is neither."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdecimal():
+        return min(int(value[:9]), RETRY_AFTER_MAX_S)
+    try:
+        until = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    left_s = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return max(0, min(int(left_s) + 1, RETRY_AFTER_MAX_S))

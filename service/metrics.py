@@ -150,19 +150,27 @@ class EdgeMetrics(Metrics):
         self._breaker_open = Gauge(
             "gatekeeper_remote_breaker_open", "1: the large model is not being asked", registry=own
         )
+        self._endpoint_breaker_open = Gauge(
+            "gatekeeper_remote_endpoint_breaker_open",
+            "1: this one of the configured remote URLs is not being asked",
+            ["endpoint"],
+            registry=own,
+        )
         self._remote_requests = Counter(
             "gatekeeper_remote_requests_total", "Calls to the large model", ["outcome"], registry=own
         )
         self._remote_seconds = Histogram(
             "gatekeeper_remote_seconds", "One call to the large model", ["outcome"], buckets=SECONDS, registry=own
         )
-        for outcome in REMOTE_OUTCOMES:
-            self._remote_requests.labels(outcome)
-            self._remote_seconds.labels(outcome)
+        self._remote_children = {
+            outcome: (self._remote_requests.labels(outcome), self._remote_seconds.labels(outcome))
+            for outcome in REMOTE_OUTCOMES
+        }
 
     def observe_remote(self, outcome: str, seconds: float) -> None:
-        self._remote_requests.labels(outcome).inc()
-        self._remote_seconds.labels(outcome).observe(seconds)
+        requests, histogram = self._remote_children[outcome]
+        requests.inc()
+        histogram.observe(seconds)
 
     def set_store_up(self, up: bool) -> None:
         self._store_up.set(up)
@@ -170,3 +178,7 @@ class EdgeMetrics(Metrics):
     def watch_breaker(self, is_open: Callable[[], bool]) -> None:
         """Read the breaker's state when scraped."""
         self._breaker_open.set_function(lambda: float(is_open()))
+
+    def watch_endpoint(self, name: str, is_open: Callable[[], bool]) -> None:
+        """Read one endpoint's breaker when scraped; names come from the settings alone."""
+        self._endpoint_breaker_open.labels(name).set_function(lambda: float(is_open()))

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -18,14 +19,17 @@ from models.classifier import load_classifier
 from models.errors import BundleError
 from service.batcher import Batcher, BatchLimits
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
+from service.endpoint import Endpoint
 from service.errors import StartupError
+from service.exchange import trusted_roots
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
+from service.packing import PackingRemote
 from service.policy import Policy, PolicyStore
 from service.policy_store import open_policy_store
-from service.remote import GatekeeperRemote, Remote, RemoteLimits
+from service.remote import GatekeeperRemote, RemoteLimits
 from service.settings import EdgeSettings, LargeSettings
-from service.status import RemoteStatus, Status, StoreStatus
+from service.status import EndpointStatus, RemoteStatus, Status, StoreStatus
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +65,8 @@ class EdgeRuntime(Runtime):
         super().__init__(bundle)
         self.settings = settings
         self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
-        self.labels_match: bool | None = None
         self.store_up = False
-        self.remote: Remote
+        self.remote: GatekeeperRemote
         self._calibration = calibration
 
     def on_policy(self, policy: Policy) -> None:
@@ -91,16 +94,30 @@ class EdgeRuntime(Runtime):
             draining=self.draining,
             policy=policy,
             policy_store=StoreStatus(kind="redis" if self.settings.redis_url else "sqlite", up=self.store_up),
-            remote=RemoteStatus(
-                url=str(self.settings.remote_url).rstrip("/"),
-                breaker_open=self.remote.breaker_open,
-                labels_match=self.labels_match,
-            ),
+            remote=self._remote_status(),
             deferral_ratio=None if math.isnan(recent) else recent,
             expected_deferral_ratio=calibration.deferral_ratio(_in_force(policy)) if calibration else None,
             expected_joint_accuracy=calibration.joint_accuracy(_in_force(policy)) if calibration else None,
             runner=self.batcher.runner,
             queue_depth=self.batcher.depth,
+        )
+
+    def _remote_status(self) -> RemoteStatus:
+        endpoints = [
+            EndpointStatus(
+                url=endpoint.url,
+                breaker_open=endpoint.breaker_open,
+                in_flight=endpoint.in_flight,
+                labels_match=endpoint.labels_match,
+            )
+            for endpoint in self.remote.endpoints
+        ]
+        told = [endpoint.labels_match for endpoint in endpoints if endpoint.labels_match is not None]
+        return RemoteStatus(
+            url=",".join(endpoint.url for endpoint in endpoints),
+            breaker_open=self.remote.breaker_open,
+            labels_match=all(told) if told else None,
+            endpoints=endpoints,
         )
 
 
@@ -136,13 +153,18 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime.remote = remote = _remote(settings, runtime.metrics)
         stack.push_async_callback(remote.aclose)
         runtime.metrics.watch_breaker(lambda: remote.breaker_open)
-        runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, remote, runtime.metrics)
-        meeting = asyncio.create_task(_compare_labels(runtime), name="first contact")
+        packing = PackingRemote(remote, settings.remote_max_items)
+        runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, packing, runtime.metrics)
+        meetings = [
+            asyncio.create_task(_compare_labels(runtime, endpoint), name="first contact")
+            for endpoint in remote.endpoints
+        ]
         try:
             yield runtime
         finally:
-            meeting.cancel()
-            await asyncio.gather(meeting, return_exceptions=True)
+            for meeting in meetings:
+                meeting.cancel()
+            await asyncio.gather(*meetings, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -183,7 +205,20 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics) -> GatekeeperRemote:
         breaker_failures=settings.breaker_failures,
         breaker_open_s=settings.breaker_open_s,
     )
-    return GatekeeperRemote(str(settings.remote_url).rstrip("/"), limits, metrics.observe_remote)
+    urls = [str(url) for url in settings.remote_url]
+    if settings.remote_ca_file is not None and not any(url.startswith("https:") for url in urls):
+        logger.warning("GATEKEEPER_REMOTE_CA_FILE is not used: no remote URL is https")
+    key = settings.remote_key
+    remote = GatekeeperRemote(
+        urls,
+        limits,
+        metrics.observe_remote,
+        key=None if key is None else key.get_secret_value(),
+        tls=trusted_roots(settings.remote_ca_file) if any(url.startswith("https:") for url in urls) else None,
+    )
+    for endpoint in remote.endpoints:
+        metrics.watch_endpoint(endpoint.name, partial(getattr, endpoint, "breaker_open"))
+    return remote
 
 
 def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, BundleClassifier]:
@@ -247,17 +282,18 @@ def _forward_s(predict: Callable[[list[str]], Sequence[Prediction]], items: int)
     return statistics.median(seconds[len(seconds) // 2 :])
 
 
-async def _compare_labels(runtime: EdgeRuntime) -> None:
+async def _compare_labels(runtime: EdgeRuntime, endpoint: Endpoint) -> None:
     """At first contact, warn where the large model answers with labels that the small one does not have."""
     while True:
-        theirs = await runtime.remote.labels()
+        theirs = await endpoint.labels()
         if theirs is not None:
             break
         await asyncio.sleep(LABELS_RETRY_S)
-    runtime.labels_match = set(theirs) == set(runtime.labels)
-    if not runtime.labels_match:
+    endpoint.labels_match = set(theirs) == set(runtime.labels)
+    if not endpoint.labels_match:
         differing = sorted(set(theirs) ^ set(runtime.labels))
-        logger.warning("labels of the large model differ", extra={"differing": differing[:10], "count": len(differing)})
+        found = {"url": endpoint.url, "differing": differing[:10], "count": len(differing)}
+        logger.warning("labels of the large model differ", extra=found)
 
 
 def _in_force(policy: Policy) -> float:

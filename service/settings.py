@@ -3,14 +3,25 @@
 What an operator may change while the service runs is the policy (policy.py), not a setting.
 """
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AnyHttpUrl, Field, RedisDsn, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AnyHttpUrl,
+    Field,
+    RedisDsn,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PACKAGED_BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
+_HTTP_URL = TypeAdapter(AnyHttpUrl)
 
 
 class _CommonSettings(BaseSettings):
@@ -39,8 +50,14 @@ class EdgeSettings(_CommonSettings):
     bundle: Path = PACKAGED_BUNDLES / "clinc150-small"
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
-    remote_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8001")
-    remote_max_concurrency: int = Field(64, ge=1, le=10_000)
+    remote_url: Annotated[tuple[AnyHttpUrl, ...], NoDecode] = Field(
+        (AnyHttpUrl("http://127.0.0.1:8001"),),
+        description="the large model; several, separated by commas, share the calls",
+    )
+    remote_key: SecretStr | None = Field(None, description="sent to every remote URL as a bearer token")
+    remote_ca_file: Path | None = Field(None, description="PEM; trusted for https instead of the system's roots")
+    remote_max_concurrency: int = Field(64, ge=1, le=10_000, description="calls at once, to each remote URL")
+    remote_max_items: int = Field(32, ge=1, le=10_000, description="of several requests in one call; 1: never packed")
     remote_connect_timeout_s: float = Field(1.0, gt=0, le=60)
     remote_max_response_bytes: int = Field(8 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
     breaker_failures: int = Field(5, ge=1, le=1_000, description="failures in a row that open the breaker")
@@ -73,12 +90,26 @@ class EdgeSettings(_CommonSettings):
             raise PydanticCustomError("admin_port", "must be another port than the edge's own")
         return admin_port
 
-    @field_validator("remote_url")
+    @field_validator("remote_url", mode="before")
     @classmethod
-    def _no_password_in_url(cls, url: AnyHttpUrl) -> AnyHttpUrl:
-        if url.username or url.password or url.query or url.fragment:
+    def _urls_apart(cls, value: object) -> tuple[AnyHttpUrl, ...]:
+        texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else value
+        try:
+            urls = tuple(_HTTP_URL.validate_python(text) for text in texts)  # type: ignore[attr-defined]  # else TypeError
+        except (TypeError, ValidationError):
+            raise PydanticCustomError("remote_url", "must be an http or https URL, or several with commas") from None
+        if not urls or any(url.username or url.password or url.query or url.fragment for url in urls):
             raise PydanticCustomError("remote_url", "must be scheme, host, port and path alone")
-        return url
+        if len(set(urls)) < len(urls):
+            raise PydanticCustomError("remote_url", "names a URL twice")
+        return urls
+
+    @field_validator("remote_key")
+    @classmethod
+    def _key_fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+            raise PydanticCustomError("remote_key", "must be visible ASCII characters, no spaces; unset it for none")
+        return key
 
 
 class LargeSettings(_CommonSettings):

@@ -12,12 +12,22 @@ class StoreStatus(BaseModel):
     up: bool
 
 
-class RemoteStatus(BaseModel):
-    """The way to the large model."""
+class EndpointStatus(BaseModel):
+    """One URL of the large model."""
 
     url: str
     breaker_open: bool
-    labels_match: bool | None = Field(description="null until the large model has been asked")
+    in_flight: int = Field(description="calls that it has right now")
+    labels_match: bool | None = Field(description="null until it has been asked")
+
+
+class RemoteStatus(BaseModel):
+    """The way to the large model. `url` is as it was set; `breaker_open`: every breaker is."""
+
+    url: str
+    breaker_open: bool
+    labels_match: bool | None = Field(description="null until an endpoint has been asked; false if one of them differs")
+    endpoints: list[EndpointStatus]
 
 
 class Status(BaseModel):

@@ -12,6 +12,7 @@ it returns, the connection is read for the next request.
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -86,25 +87,32 @@ class FaultyServer:
 
 
 @asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[FaultyServer]:
-    """Serve on a free port; on leaving, every connection is closed and every script cancelled."""
+async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[FaultyServer]:
+    """Serve on a free port, https with `tls`; on leaving, every connection is closed and every script cancelled."""
     tasks: set[asyncio.Task[None]] = set()
+    closing = False
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(_converse(state, script, reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort() if closing else writer.close())
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    state = FaultyServer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    scheme = "http" if tls is None else "https"
+    state = FaultyServer(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     try:
         yield state
     finally:
+        closing = True
         server.close()
         for task in (left := list(tasks)):
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        await server.wait_closed()
+        # Connections whose handshake failed never became a task, and wait_closed() does not wait for them.
+        async with asyncio.timeout(5.0):
+            while server._active_count:
+                await asyncio.sleep(0.001)
 
 
 async def _converse(

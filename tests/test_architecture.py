@@ -20,7 +20,10 @@ PURE = {
     "live_policy": {"errors", "policy"},
     "policy_store": {"errors", "settings", "policy"},
     "exchange": {"errors"},
-    "remote": {"errors", "breaker", "exchange"},
+    "remote_wire": {"errors"},
+    "endpoint": {"errors", "breaker", "exchange", "remote_wire"},
+    "remote": {"errors", "breaker", "exchange", "remote_wire", "endpoint"},
+    "packing": {"errors", "exchange", "remote_wire", "remote"},
     "cascade": {"errors", "gate", "metrics", "policy", "live_policy", "remote", "batcher", "jobs"},
 }
 
@@ -67,7 +70,7 @@ def test_a_layer_imports_only_what_is_below_it(name: str) -> None:
 def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
     places = {
         "torch": {"runtime.py"},
-        "httpx": {"remote.py", "exchange.py", "pair.py", "demo.py"},
+        "httpx": {"pair.py", "demo.py"},
         "aiohttp": {"exchange.py"},
         "redis": {"policy_store.py"},
         "sqlite3": {"policy_store.py"},

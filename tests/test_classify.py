@@ -271,6 +271,7 @@ def test_every_metric_of_the_contract_exists_from_the_start(client: httpx.Client
             "remote_seconds",
             "remote_requests_total",
             "remote_breaker_open",
+            "remote_endpoint_breaker_open",
             "build_info",
         ]
     }

@@ -137,7 +137,7 @@ def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch)
     assert "entrypoint" not in services[name]
     if isinstance(settings, EdgeSettings):
         assert settings.redis_url is not None
-        assert (settings.remote_url.host, settings.remote_url.port) == ("large", 8001)
+        assert [(url.host, url.port) for url in settings.remote_url] == [("large", 8001)]
         assert (settings.redis_url.host, settings.redis_url.port) == ("redis", 6379)
         assert {"redis", "large"} == set(services[name]["depends_on"])
         assert [port.rpartition(":")[2] for port in services[name]["ports"]] == [str(settings.port)]

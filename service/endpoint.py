@@ -1,0 +1,116 @@
+"""One server of a large model: its connections, its breaker, the calls it has, the wait that it has asked for."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from service import remote_wire
+from service.breaker import Breaker, Permit
+from service.errors import RemoteError, RemoteLimit, RemoteTimeout
+from service.exchange import Connections, KeyRefused, Rejected
+
+LABELS_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """A server that takes up to `slots` calls at once. Whoever calls it frames the call with `begin` and `end`."""
+
+    def __init__(
+        self, url: str, connections: Connections, breaker: Breaker, slots: int, clock: Callable[[], float]
+    ) -> None:
+        self.url = url
+        self.in_flight = 0
+        self.labels_match: bool | None = None
+        self._connections = connections
+        self._breaker = breaker
+        self._slots = slots
+        self._clock = clock
+        self._limited_until = 0.0
+        self._key_refused = False
+
+    @property
+    def name(self) -> str:
+        """Host, port and path: what tells the configured endpoints apart."""
+        return self.url.partition("://")[2]
+
+    @property
+    def breaker_open(self) -> bool:
+        """True from the failure that opens the breaker to the answer that closes it."""
+        return self._breaker.is_open
+
+    def broken_s(self) -> float:
+        """Seconds until the breaker lets a call through; 0.0 when it would now."""
+        return self._breaker.wait_s()
+
+    def limited_s(self) -> float:
+        """Seconds that are left of the last 429's Retry-After."""
+        return max(0.0, self._limited_until - self._clock())
+
+    def ready(self) -> bool:
+        """Whether a call could go out right now."""
+        return self.in_flight < self._slots and self.broken_s() == 0.0 and self.limited_s() == 0.0
+
+    def rank(self) -> tuple[bool, int]:
+        """Lower is asked sooner: first an endpoint whose probe is due, or it would never heal, then the least busy."""
+        return not self._breaker.is_open, self.in_flight
+
+    def begin(self, lease_s: float) -> Permit:
+        """Leave for one call to a ready endpoint, which takes at most `lease_s`."""
+        permit = self._breaker.admit(lease_s)
+        assert permit is not None, "only a ready endpoint is called"
+        self.in_flight += 1
+        return permit
+
+    def succeeded(self, permit: Permit) -> None:
+        """The call was answered."""
+        self._key_refused = False
+        if self._breaker.succeeded(permit):
+            logger.info("the breaker closes: the large model at %s has answered", self.url)
+
+    def failed(self, permit: Permit, error: RemoteError, *, own_deadline: bool) -> None:
+        """The call failed. What a client can provoke, and a limit, are not counted by the breaker."""
+        if isinstance(error, RemoteLimit):
+            self._limited_until = max(self._limited_until, self._clock() + (error.retry_after_s or 0))
+        if isinstance(error, RemoteLimit | Rejected):
+            return
+        if own_deadline and isinstance(error, RemoteTimeout):
+            return  # else a client with a deadline of 1 ms could open the breaker for all
+        if isinstance(error, KeyRefused) and not self._key_refused:
+            self._key_refused = True
+            logger.error("%s at %s: set GATEKEEPER_REMOTE_KEY to a key that it takes", error.detail, self.url)
+        if self._breaker.failed(permit):
+            cause = error.__cause__ or error.reason
+            logger.warning("the breaker opens for %s: %s (%r)", self.url, error.detail, cause)
+
+    def end(self, permit: Permit) -> None:
+        """The call is over, whatever happened; a probe that has not reported gives its turn back."""
+        self.in_flight -= 1
+        self._breaker.withdraw(permit)
+
+    async def post(self, path: str, headers: Mapping[str, str], body: bytes, deadline: float, *, fresh: bool) -> bytes:
+        """The body of the 200 that answers a request, by the deadline in the event loop's time. Raises RemoteError."""
+        return await self._exchange("POST", path, headers, body, deadline, fresh=fresh)
+
+    async def labels(self) -> list[str] | None:
+        """The labels that this server says its model has; None if it cannot be told."""
+        deadline = asyncio.get_running_loop().time() + LABELS_TIMEOUT_S
+        try:
+            # On a fresh connection: the pool's are all for calls.
+            return remote_wire.labels(await self._exchange("GET", "/v1/models", {}, None, deadline, fresh=True))
+        except RemoteError:
+            return None
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._connections.aclose()
+
+    async def _exchange(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, deadline: float, *, fresh: bool
+    ) -> bytes:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._connections.exchange(method, path, headers, body, fresh=fresh)
+        except TimeoutError:
+            raise RemoteTimeout("the large model did not answer in time") from None

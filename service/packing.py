@@ -1,0 +1,135 @@
+"""Calls of the same moment in one: the requests of one small-model batch ask the large model together."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from service.errors import RemoteBadAnswer, RemoteError
+from service.exchange import ServerFailed
+from service.remote import Remote
+from service.remote_wire import Input, RemoteAnswer
+
+# A long text would make its neighbours wait for it.
+PACKED_TEXT_CHARS = 1_024
+
+
+class _Kind(NamedTuple):
+    """What calls must have in common to travel together."""
+
+    top_k: int
+    hops: int
+    timeout_s: float
+
+
+class _Waiter(NamedTuple):
+    inputs: Sequence[Input]
+    # None: ask by yourself.
+    answers: "asyncio.Future[list[RemoteAnswer] | None]"
+
+
+@dataclass(slots=True)
+class _Pack:
+    waiters: list[_Waiter] = field(default_factory=list)
+    items: int = 0
+    sending: "asyncio.Task[None] | None" = None
+
+
+class PackingRemote:
+    """A remote whose calls of one turn of the event loop travel together, up to `max_items` items.
+
+    No call suffers for its neighbours: one with a deadline of its own or a long text travels alone; when a pack fails
+    by what may be one item's fault, each call is repeated alone; when a client leaves, the pack goes on without it.
+    """
+
+    def __init__(self, remote: Remote, max_items: int) -> None:
+        self._remote = remote
+        self._max_items = max_items
+        self._open: dict[_Kind, _Pack] = {}
+
+    def refusal(self) -> RemoteError | None:
+        """See Remote."""
+        return self._remote.refusal()
+
+    async def classify(
+        self,
+        inputs: Sequence[Input],
+        *,
+        top_k: int,
+        timeout_s: float,
+        hops: int,
+        request_id: str,
+        own_deadline: bool = False,
+    ) -> list[RemoteAnswer]:
+        """See Remote."""
+        loop = asyncio.get_running_loop()
+        if not own_deadline and len(inputs) < self._max_items and all(map(_is_short, inputs)):
+            began = loop.time()
+            waiter = _Waiter(inputs, loop.create_future())
+            answers = await self._together(_Kind(top_k, hops, timeout_s), waiter)
+            if answers is not None:
+                return answers
+            timeout_s -= loop.time() - began
+        return await self._remote.classify(
+            inputs, top_k=top_k, timeout_s=timeout_s, hops=hops, request_id=request_id, own_deadline=own_deadline
+        )
+
+    async def _together(self, kind: _Kind, waiter: _Waiter) -> list[RemoteAnswer] | None:
+        pack = self._open.get(kind)
+        if pack is None or pack.items + len(waiter.inputs) > self._max_items:
+            pack = self._open[kind] = _Pack()
+            # The others of this turn are already scheduled, and come first.
+            asyncio.get_running_loop().call_soon(self._close, kind, pack)
+        pack.waiters.append(waiter)
+        pack.items += len(waiter.inputs)
+        try:
+            return await waiter.answers
+        except asyncio.CancelledError:
+            if pack.sending is not None and not _waiting(pack.waiters):
+                pack.sending.cancel()  # everybody has left
+            raise
+
+    def _close(self, kind: _Kind, pack: _Pack) -> None:
+        if self._open.get(kind) is pack:
+            del self._open[kind]
+        waiters = _waiting(pack.waiters)
+        if len(waiters) == 1:
+            waiters[0].answers.set_result(None)
+        elif waiters:
+            pack.sending = asyncio.create_task(self._send(kind, waiters))
+
+    async def _send(self, kind: _Kind, waiters: list[_Waiter]) -> None:
+        try:
+            answers = await self._remote.classify(
+                [item for waiter in waiters for item in waiter.inputs],
+                top_k=kind.top_k,
+                timeout_s=kind.timeout_s,
+                hops=kind.hops,
+                request_id=uuid.uuid4().hex,
+            )
+        except (RemoteBadAnswer, ServerFailed):
+            for waiter in _waiting(waiters):
+                waiter.answers.set_result(None)
+        except RemoteError as error:
+            for waiter in _waiting(waiters):
+                waiter.answers.set_exception(type(error)(error.detail, retry_after_s=error.retry_after_s))
+        except asyncio.CancelledError:
+            for waiter in _waiting(waiters):
+                waiter.answers.cancel()
+            raise
+        else:
+            start = 0
+            for waiter in waiters:
+                end = start + len(waiter.inputs)
+                if not waiter.answers.done():
+                    waiter.answers.set_result(answers[start:end])
+                start = end
+
+
+def _is_short(item: Input) -> bool:
+    return isinstance(item, str) and len(item) <= PACKED_TEXT_CHARS
+
+
+def _waiting(waiters: list[_Waiter]) -> list[_Waiter]:
+    return [waiter for waiter in waiters if not waiter.answers.done()]

@@ -1,0 +1,120 @@
+"""The remote under test before scripted servers, and the scripts that several test files use."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from faulty_server import Script, Turn
+
+from service.remote import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
+
+PATIENT_S = 10.0  # for calls that are answered or fail by themselves
+IMPATIENT_S = 0.2  # for calls that can only end by their deadline
+MAX_BYTES = 64 * 1024
+
+
+class Clock:
+    """The breaker's clock, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Outcomes(list[str]):
+    """What the remote observed, in order."""
+
+    def __call__(self, outcome: str, seconds: float) -> None:
+        assert seconds >= 0.0
+        self.append(outcome)
+
+
+@asynccontextmanager
+async def remote_to(
+    url: str,
+    outcomes: Outcomes | None = None,
+    *,
+    clock: Clock | None = None,
+    slots: int = 8,
+    connect_timeout_s: float = 5.0,
+    failures: int = 1_000,
+    key: str | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[GatekeeperRemote]:
+    limits = RemoteLimits(
+        max_concurrency=slots,
+        connect_timeout_s=connect_timeout_s,
+        max_response_bytes=MAX_BYTES,
+        breaker_failures=failures,
+        breaker_open_s=2.0,
+    )
+    observe = Outcomes() if outcomes is None else outcomes
+    remote = GatekeeperRemote(url.split(","), limits, observe, key=key, tls=tls, clock=clock or Clock())
+    try:
+        yield remote
+    finally:
+        await remote.aclose()
+
+
+@contextmanager
+def refusing_url() -> Iterator[str]:
+    """The URL of a port that refuses connections: bound, never listening."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{reserved.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def accepting(accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> AsyncIterator[str]:
+    """The URL of a server that does not even read requests."""
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def ask(remote: Remote, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1) -> list[RemoteAnswer]:
+    return await remote.classify(texts or ("hello",), top_k=top_k, timeout_s=timeout_s, hops=1, request_id="id-1")
+
+
+async def good(turn: Turn) -> None:
+    await turn.classify()
+
+
+async def never(turn: Turn) -> None:
+    await asyncio.Event().wait()
+
+
+def answering(status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Script:
+    async def script(turn: Turn) -> None:
+        await turn.answer(status, body, headers)
+
+    return script
+
+
+def sending(data: bytes) -> Script:
+    """Send these bytes, whatever they are, and close."""
+
+    async def script(turn: Turn) -> None:
+        await turn.send(data)
+        turn.drop()
+
+    return script
+
+
+def first_then_good(first: Script) -> Script:
+    async def script(turn: Turn) -> None:
+        await (first(turn) if turn.number == 1 else turn.classify())
+
+    return script
+
+
+async def dropping(turn: Turn) -> None:
+    turn.drop()
+
+
+async def resetting(turn: Turn) -> None:
+    turn.reset()
