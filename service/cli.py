@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from models.cli import add_commands
 from models.errors import InputError
+from service.api_keys import ApiKeys
 from service.errors import StartupError
+from service.key_commands import add_key_commands
 from service.settings import EdgeSettings, LargeSettings
 
 Settings = TypeVar("Settings", EdgeSettings, LargeSettings)
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--url", default="http://127.0.0.1:8000", help="the edge; default %(default)s")
     demo.set_defaults(run=run_demo)
 
+    add_key_commands(commands)
     add_commands(commands)
     return parser
 
@@ -78,6 +81,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     if settings.admin_port is not None:
         sockets.append(bind(settings.host, settings.admin_port))
         admin_port = sockets[1].getsockname()[1]
+    _check_keys(settings, "GATEKEEPER_API_KEYS")
     load_bundle(settings.bundle)  # again at the end of the start; a damaged one is told before torch is loaded
     _prepare_libraries()
     from service.app import create_app
@@ -95,6 +99,7 @@ def run_serve_large(arguments: argparse.Namespace) -> int:
 
     configure_logs(settings, "large")
     sockets = [bind(settings.host, settings.port)]
+    _check_keys(settings, "GATEKEEPER_LARGE_API_KEYS")
     load_bundle(settings.bundle)
     _prepare_libraries()
     from service.app import create_large_app
@@ -133,6 +138,11 @@ def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[
         if name in given:
             raise StartupError(f"--{fields[name].replace('_', '-')}: {first['msg']}") from None
         raise StartupError(f"{_variable(name)}: {first['msg']}") from None
+
+
+def _check_keys(settings: EdgeSettings | LargeSettings, variable: str) -> None:
+    """They are read again at the end of the start; bad ones are told before torch is loaded. Raises StartupError."""
+    ApiKeys(settings.api_keys, settings.api_keys_file, source=variable, on_names=lambda _: None)
 
 
 def _variable(field: str) -> str:

@@ -1,11 +1,12 @@
 """Every error that this service raises on purpose. Foreign errors are translated where they enter
-(policy_store.py, remote.py, batcher.py) and leave as problem+json (RFC 9457) in api/problems.py.
+(policy_store.py, rate_limits.py, remote.py, batcher.py) and leave as problem+json (RFC 9457) in api/problems.py.
 
     GatekeeperError
     ├── StartupError               one line for a person; the process does not start
     ├── RequestError               the caller can mend it
     │   ├── MalformedRequest       400  not JSON, not UTF-8, half a body
     │   ├── Unauthorized           401
+    │   ├── Forbidden              403  an API key without the scope that this needs
     │   ├── NotFound               404
     │   ├── GateDigestMismatch     409  a policy that names another gate digest
     │   ├── VersionMismatch        412  If-Match names another version
@@ -16,6 +17,7 @@
     │   └── TooManyHops            508  edges forwarding to each other
     ├── ClientGone                 499  counted, seen by nobody
     ├── Overloaded                 429  the queue is full
+    ├── RateLimited                429  the API key's budget is spent
     ├── ModelFailed                500  the model raised on this item or gave no finite confidence
     │   └── ModelDown              503  the model hangs or has ended: only a restart or another replica helps
     ├── Expired                    504  the client's own x-request-timeout-ms ran out in the queue
@@ -80,6 +82,12 @@ class Unauthorized(RequestError):
     title = "Wrong or missing token"
 
 
+class Forbidden(RequestError):
+    status = 403
+    kind = "forbidden"
+    title = "Not with this key"
+
+
 class NotFound(RequestError):
     status = 404
     kind = "not-found"
@@ -138,6 +146,18 @@ class Overloaded(GatekeeperError):
     status = 429
     kind = "overloaded"
     title = "Too many requests"
+
+
+class RateLimited(GatekeeperError):
+    """`rate_limit` is the value of the header RateLimit."""
+
+    status = 429
+    kind = "rate-limited"
+    title = "The API key's budget is spent"
+
+    def __init__(self, detail: str, *, retry_after_s: int, rate_limit: str) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.rate_limit = rate_limit
 
 
 class ModelFailed(GatekeeperError):

@@ -5,7 +5,7 @@ No label ever holds a raw path, a text or an id; children that are known at star
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -86,6 +86,13 @@ class Metrics:
             for decision, reason in KNOWN_OUTCOMES
         }
         self._request_children: dict[tuple[str, int], Histogram] = {}
+        self._key_items = Counter(
+            "gatekeeper_key_items_total", "Items let in, by the API key's name", ["key"], registry=own
+        )
+        self._key_children: dict[str, Counter] = {}
+        self._limits_shared = Gauge(
+            "gatekeeper_rate_limits_shared", "1: keys' limits are counted in Redis, across replicas", registry=own
+        )
 
     def count_item(self, decision: str, reason: str | None, override: str, *, deferral: bool) -> None:
         """One item's outcome; `deferral` says whether the gate chose to defer it."""
@@ -115,6 +122,16 @@ class Metrics:
 
     def count_rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()
+
+    def know_keys(self, names: Iterable[str]) -> None:
+        """Prepare for the keys in force; their names are the operator's."""
+        self._key_children |= {name: self._key_items.labels(name) for name in names}
+
+    def count_key_items(self, name: str, items: int) -> None:
+        self._key_children[name].inc(items)
+
+    def set_limits_shared(self, shared: bool) -> None:
+        self._limits_shared.set(shared)
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Read the depth when scraped."""

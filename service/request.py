@@ -1,4 +1,5 @@
-"""What every request gets, as plain ASGI: an id, its time in the metrics, and while stopping a hint to go elsewhere.
+"""What every request gets, as plain ASGI: an id, security headers, its time in the metrics, and while stopping a hint
+to go elsewhere.
 
 BaseHTTPMiddleware would cost as much as the rest of an accepted request.
 """
@@ -12,12 +13,19 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
+    from service.api_keys import Caller
     from service.runtime import Runtime
 
 logger = logging.getLogger("service.access")
 VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 PRIVATE = ("/admin", "/metrics", "/console")
 HEALTH = ("/livez", "/readyz")
+SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
+NOT_KEPT = (*SECURITY, (b"cache-control", b"no-store"))  # answers that tell what somebody said, or how we are run
 
 
 class RequestMiddleware:
@@ -36,14 +44,13 @@ class RequestMiddleware:
         request_id = _given_id(scope) or os.urandom(8).hex()
         scope["gatekeeper.request_id"] = request_id
         runtime: Runtime = scope["app"].state.runtime
-        header = (b"x-request-id", request_id.encode())
         status = 500
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append(header)
+                message["headers"].extend(answer_headers(scope))
                 if runtime.draining:  # a kept-alive client would find its connection closed in the middle of a send
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -63,6 +70,7 @@ class RequestMiddleware:
                         "method": scope["method"],
                         "route": route,
                         "status": status,
+                        "key": None if (caller := scope.get("gatekeeper.caller")) is None else caller.name,
                         "ms": round(seconds * 1000, 3),
                     },
                 )
@@ -97,6 +105,16 @@ class PortMiddleware:
                 # Nothing is routed at the empty path: the answer is the ordinary 404.
                 scope = {**scope, "path": "", "raw_path": b""}
         await self._app(scope, receive, send)
+
+
+def answer_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer to this request, whoever makes it."""
+    caller: Caller | None = scope.get("gatekeeper.caller")
+    return [
+        (b"x-request-id", scope["gatekeeper.request_id"].encode()),
+        *(NOT_KEPT if scope["path"].startswith(("/v1/", "/admin/")) else SECURITY),
+        *(() if caller is None else caller.headers),
+    ]
 
 
 def _given_id(scope: Scope) -> str | None:

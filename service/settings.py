@@ -64,17 +64,12 @@ class EdgeSettings(_CommonSettings):
     breaker_open_s: float = Field(2.0, gt=0, le=600, description="then one probe is let through")
     admin_token: SecretStr | None = Field(None, description="without it the admin routes answer 404")
     admin_port: int | None = Field(None, ge=0, le=65_535, description="/admin and /metrics on a listener of their own")
-    api_keys: SecretStr | None = Field(None, description="not there yet: setting it is refused, not ignored")
+    api_keys: SecretStr | None = Field(None, description="name:sha256[:scope+scope[:limit]], separated by commas")
+    api_keys_file: Path | None = Field(None, description="JSON or TOML; followed while the service runs")
     policy_path: Path = Path(".gatekeeper/policy.db")
     policy_poll_s: float = Field(1.0, gt=0, le=60, description="how often a replica looks for others' changes")
     redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL")
     redis_timeout_s: float = Field(1.0, gt=0, le=60)
-
-    @field_validator("api_keys")
-    @classmethod
-    def _no_api_keys_yet(cls, keys: SecretStr | None) -> None:
-        if keys is not None:
-            raise PydanticCustomError("api_keys", "API keys are not supported yet: unset it, and guard the port")
 
     @field_validator("admin_token")
     @classmethod
@@ -118,3 +113,6 @@ class LargeSettings(_CommonSettings):
     bundle: Path = Field(PACKAGED_BUNDLES / "clinc150-large", validation_alias="GATEKEEPER_LARGE_BUNDLE")
     host: str = Field("127.0.0.1", validation_alias="GATEKEEPER_LARGE_HOST")
     port: int = Field(8001, ge=0, le=65_535, validation_alias="GATEKEEPER_LARGE_PORT")
+    api_keys: SecretStr | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS")
+    api_keys_file: Path | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS_FILE")
+    redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL", description="counts keys' limits together")

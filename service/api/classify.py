@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from service.api.body import Headers, headers_of, parse_json, read_body
+from service.api.callers import GUARDED, SECURITY_SCHEMES, authenticated
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.cascade import MAX_HOPS, Answer, Call, Output
 from service.errors import GatekeeperError, InvalidRequest, Overloaded, TooLarge, TooManyHops
@@ -139,6 +140,7 @@ async def classify(scope: Scope, receive: Receive, send: Send) -> None:
 async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """(body, headers) of the answer."""
     runtime = scope["app"].state.runtime
+    caller = authenticated(scope)
     if runtime.batcher.full:
         raise Overloaded("the queue is full: try again", retry_after_s=1)
     headers = headers_of(scope)
@@ -146,10 +148,12 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
     asked = parse_json(ClassifyRequest, await read_body(headers, receive, runtime.settings.max_body_bytes))
     texts, truncated = _texts(asked.inputs, runtime.settings.max_items, runtime.settings.max_text_chars)
     parameters = asked.parameters
+    caller.check_overrides(parameters.threshold, parameters.route)
     if parameters.threshold is not None:
         low, high = runtime.threshold_range
         if not low <= parameters.threshold <= high:
             raise InvalidRequest(f"parameters.threshold: must be between {low:g} and {high:g}, this score's range")
+    await runtime.rate_limits.spend(caller, len(texts))
     call = Call(
         texts,
         texts,
@@ -180,12 +184,13 @@ class _Direct(Response):
     "/v1/classify",
     response_model=ClassifyResponse,
     response_model_exclude_none=True,
-    responses=problem_responses(400, 413, 415, 422, 429, 500, 503, 504, 508),
+    responses=problem_responses(400, 401, 403, 413, 415, 422, 429, 500, 503, 504, 508),
     openapi_extra={
+        **GUARDED,
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ClassifyRequest"}}},
-        }
+        },
     },
 )
 async def documented(_: Request) -> Response:
@@ -195,9 +200,10 @@ async def documented(_: Request) -> Response:
     return _Direct()
 
 
-@router.get("/v1/models", response_model=ModelList)
+@router.get("/v1/models", response_model=ModelList, responses=problem_responses(401, 403), openapi_extra=GUARDED)
 async def list_models(request: Request) -> ModelList:
     """The model that this service serves, its labels and its gate digest."""
+    authenticated(request.scope)
     runtime = request.app.state.runtime
     manifest = runtime.bundle.manifest
     served = ServedModel(
@@ -302,6 +308,7 @@ def add_schemas(app: FastAPI) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema
+        document["components"]["securitySchemes"] = SECURITY_SCHEMES
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

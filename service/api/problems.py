@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from service.api.body import invalid
-from service.errors import GatekeeperError
+from service.errors import GatekeeperError, RateLimited
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def _problem(scope: Scope, error: GatekeeperError) -> Response:
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, RateLimited):
+        headers["ratelimit"] = error.rate_limit
     kind = f"urn:gatekeeper:problem:{error.kind}"
     return _answer(scope, kind, error.title, error.status, error.detail, error.errors, headers)
 
