@@ -9,7 +9,7 @@ LARGE_IMAGES := models/bundles/fashion-mnist-large
 SMALL_IMAGES := models/bundles/fashion-mnist-small
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint bench bench-job loadtest bundles constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-job loadtest bundles constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -36,6 +36,9 @@ demo: $(READY) ## sentences through a running pair
 
 test: $(READY) ## unit, contract and end-to-end tests, with real processes
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: $(READY) ## every fault of docs/faults.md, with real processes; prints its table
+	@$(BIN)/python -m pytest -m fault $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .

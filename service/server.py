@@ -8,12 +8,16 @@ import os
 import signal
 import socket
 from collections.abc import Generator
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.connections import ConnectionLimits, Connections, room_for
 from service.errors import StartupError
 from service.settings import EdgeSettings, LargeSettings
+
+OTHER_FILES = 128  # of libraries, stores and logs
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
     """Serve until SIGTERM or Ctrl-C, then return. Raises StartupError when the app cannot start."""
     config = uvicorn.Config(
         app,
+        http=cast("type[asyncio.Protocol]", _connections(app, settings).protocol),  # any callable will do
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -61,6 +67,17 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
         # A thread that is still in torch when the interpreter goes away aborts the process with exit code 134.
         logging.shutdown()
         os._exit(0)
+
+
+def _connections(app: FastAPI, settings: EdgeSettings | LargeSettings) -> Connections:
+    calls_out = 4 * settings.remote_max_concurrency if isinstance(settings, EdgeSettings) else 0
+    room = room_for(settings.max_connections, OTHER_FILES + calls_out)
+    limits = ConnectionLimits(room, settings.client_timeout_s, settings.max_header_bytes)
+
+    def count(kind: str) -> None:
+        app.state.runtime.metrics.count_rejected(kind)
+
+    return Connections(limits, count)
 
 
 class _DrainingServer(uvicorn.Server):

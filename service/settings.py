@@ -39,6 +39,9 @@ class _CommonSettings(BaseSettings):
     torch_threads: int = Field(1, ge=1, le=256)
     drain_s: float = Field(2.0, ge=0, le=600, description="after SIGTERM: not ready, but still accepting")
     shutdown_timeout_s: float = Field(30.0, gt=0, le=600, description="in-flight requests may take this long to finish")
+    max_connections: int = Field(4_096, ge=16, le=1_000_000, description="at once; above: the idlest gives way, or 503")
+    max_header_bytes: int = Field(32 * 1024, ge=1_024, le=1024 * 1024, description="of one request; more is 431")
+    client_timeout_s: float = Field(20.0, gt=0, le=3_600, description="to send a whole request, or read on; then 408")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json")
     access_log: bool = Field(False, description="one line per request")

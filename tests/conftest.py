@@ -1,9 +1,10 @@
 """Fixtures that several test files share. Services are real processes, started once a session."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import faults
 import httpx
 import pytest
 from processes import Service, admin, spawn, spawn_edge, stopping
@@ -48,3 +49,21 @@ def restored_policy(client: httpx.Client) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def bundles() -> Path:
     return Path(__file__).resolve().parent.parent / "models" / "bundles"
+
+
+@pytest.fixture
+def fault(record_property: Callable[[str, object], None]) -> faults.Row:
+    """The test's row in docs/faults.md."""
+    return faults.Row(record_property)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The rows of all faults that were seen, as docs/faults.md has them."""
+    rows = {
+        report.nodeid: dict(report.user_properties)["fault"]
+        for report in terminalreporter.stats.get("passed", [])
+        if "fault" in dict(report.user_properties)
+    }
+    if rows:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(faults.table(rows))

@@ -7,19 +7,27 @@ FAULT, several separated by semicolons; TEXT is looked for in the items of a bat
     die:TEXT        SystemExit, which is no Exception: the end of a model thread
     lose:TEXT       one result too few
     slow:SECONDS    every batch takes so much longer
+    clock:FILE      the wall clock is off by the seconds that FILE holds, whenever it is asked
+    files:NUMBER    the limit of open files
 """
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from models.classifier import Classifier
+from service import live_policy
 from service.cli import main
 
+PROCESS_FAULTS = ("clock", "files")
+
 predict = Classifier.predict
+real_time = time.time
 
 
 def hang() -> None:
@@ -34,6 +42,8 @@ def faulty_predict(classifier: Classifier, items: Sequence[Any]) -> Any:
     results = predict(classifier, items)
     for fault in os.environ["FAULT"].split(";"):
         kind, _, argument = fault.partition(":")
+        if kind in PROCESS_FAULTS:
+            continue
         if kind == "slow":
             time.sleep(float(argument))
         elif not any(isinstance(item, str) and argument in item for item in items):
@@ -51,6 +61,29 @@ def faulty_predict(classifier: Classifier, items: Sequence[Any]) -> Any:
     return results
 
 
+def break_clock(file: Path) -> None:
+    def offset_s() -> float:
+        return float(file.read_text())
+
+    class JumpingDatetime(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(seconds=offset_s())
+
+    time.time = lambda: real_time() + offset_s()
+    live_policy.datetime = JumpingDatetime
+
+
+def break_process() -> None:
+    for fault in os.environ["FAULT"].split(";"):
+        kind, _, argument = fault.partition(":")
+        if kind == "clock":
+            break_clock(Path(argument))
+        elif kind == "files":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (int(argument), int(argument)))
+
+
 if __name__ == "__main__":
+    break_process()
     Classifier.predict = faulty_predict
     sys.exit(main())

@@ -15,6 +15,7 @@ PURE = {
     "runner": {"errors"},
     "jobs": {"errors", "batch_choice"},
     "batcher": {"errors", "jobs", "pace", "runner"},
+    "connections": set(),
     "metrics": set(),
     "api_keys": {"errors"},
     "key_commands": {"errors", "api_keys"},
