@@ -9,7 +9,7 @@ LARGE_IMAGES := models/bundles/fashion-mnist-large
 SMALL_IMAGES := models/bundles/fashion-mnist-small
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test faults lint bench bench-job loadtest bundles constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-quick bench-job overload batching soak loadtest bundles constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -45,8 +45,11 @@ lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(READY) ## the accept path beside a bare FastAPI route (needs wrk)
+bench: $(READY) ## the edge beside other servers and gateways, which it installs into .venv-peers (needs wrk)
 	@$(BIN)/python -m loadtests.bench $(ARGS)
+
+bench-quick: $(READY) ## the edge beside a bare FastAPI route and a direct call, nothing else (needs wrk)
+	@$(BIN)/python -m loadtests.bench --skip-peers $(ARGS)
 
 bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; a million rows evaluated and calibrated
 	@$(BIN)/python -m models.bench steps $(ARGS)
@@ -76,5 +79,5 @@ constraints: $(READY) ## pin what is installed now
 	@mv $(VENV)/constraints.new constraints.txt
 
 clean: ## remove the virtual environment and caches; policies and tokens in .gatekeeper stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The servers of a benchmark: started on one core, watched from outside, and always stopped."""
+"""The servers of a benchmark: started on their cores, watched from outside, and always stopped with their children."""
 
 import ctypes
 import os
@@ -14,9 +14,11 @@ from pathlib import Path
 
 import httpx
 
+from loadtests.process_tree import ProcessTree, started_ticks
+
 ROOT = Path(__file__).resolve().parent.parent
 START_S, STOP_S = 90.0, 10.0
-PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # from <linux/prctl.h>
 
 
 class BenchFailed(Exception):
@@ -45,21 +47,18 @@ class Server:
     url: str
 
     @property
-    def cpu_s(self) -> float | None:
-        """Seconds of CPU so far, all threads; None where there is no /proc."""
-        with suppress(OSError):
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return None
+    def tree(self) -> ProcessTree:
+        """It and its children: some servers are half a dozen processes."""
+        return ProcessTree(self.process.pid)
 
-    @property
-    def peak_mib(self) -> float | None:
-        """The most memory it has held; None where there is no /proc."""
-        with suppress(OSError):
-            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
-        return None
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Running inside, paused outside."""
+        self.tree.resume()
+        try:
+            yield
+        finally:
+            self.tree.pause()
 
 
 def choose_cores() -> Cores:
@@ -81,15 +80,20 @@ def running(
     environment: Mapping[str, str],
     directory: Path,
     core: int | None,
+    python: Path | None = None,
+    start_s: float = START_S,
 ) -> Iterator[Server]:
-    """`python -m ...command`, which answers at the path `ready`; its log goes into the directory."""
+    """`python -m ...command --host H --port P`, which answers 200 at the path `ready`; its log goes into the directory.
+
+    `python`: the interpreter of another environment than ours.
+    """
     # The defaults are measured, not what happens to be set in this shell.
     inherited = {key: text for key, text in os.environ.items() if not key.startswith("GATEKEEPER_")}
     inherited.pop("REDIS_URL", None)
     log = directory / f"{name}.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(  # noqa: S603  our own interpreter and modules
-            [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port)],
+        process = subprocess.Popen(  # noqa: S603  our own modules, and those of the peers' environments
+            [str(python or sys.executable), "-m", *command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=ROOT,
             env=inherited | dict(environment),
             stdin=subprocess.DEVNULL,
@@ -99,25 +103,41 @@ def running(
         )
     server = Server(name, process, f"http://127.0.0.1:{port}")
     try:
-        _wait_until_ready(server, ready, log)
+        _wait_until_ready(server, ready, log, start_s)
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _stop(server)
+
+
+def _stop(server: Server) -> None:
+    """By SIGTERM, and what is left of it, children included, by SIGKILL."""
+    server.tree.resume()
+    family = [(pid, started_ticks(pid)) for pid in server.tree.pids()]
+    server.process.terminate()
+    try:
+        server.process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        server.tree.kill()
+        server.process.wait()
+    for pid, started in family[1:]:
+        if started is not None and started_ticks(pid) == started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def in_child(core: int | None) -> Callable[[], None]:
-    """What a child does before it becomes its program: go to its core, and promise to end when we do."""
+    """What a child does before it becomes its program: go to its core, and promise to end when we do.
+
+    It also takes over what its own children leave behind: a tree of processes stays one tree.
+    """
 
     def prepare() -> None:
         if core is not None:
             os.sched_setaffinity(0, {core})
         if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            library = ctypes.CDLL(None)
+            library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            library.prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     return prepare
 
@@ -130,8 +150,8 @@ def free_port() -> int:
         return port
 
 
-def _wait_until_ready(server: Server, path: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
+def _wait_until_ready(server: Server, path: str, log: Path, start_s: float) -> None:
+    deadline = time.monotonic() + start_s
     while True:
         code = server.process.poll()
         if code is not None:
@@ -141,5 +161,5 @@ def _wait_until_ready(server: Server, path: str, log: Path) -> None:
             if httpx.get(f"{server.url}{path}", timeout=2.0, trust_env=False).status_code == 200:
                 return
         if time.monotonic() > deadline:
-            raise BenchFailed(f"{server.name} was not ready after {START_S:g} s")
+            raise BenchFailed(f"{server.name} was not ready after {start_s:g} s")
         time.sleep(0.1)

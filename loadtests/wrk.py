@@ -34,6 +34,7 @@ class Measurement:
     p99_ms: float
     cpu_s_per_1000: float | None
     core_share: float | None  # CPU time over wall time: below 1 the server waited, or others ran on its core
+    memory_mib: float | None  # of its whole tree of processes, right after the load
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,19 @@ class Wrk:
             *("--latency", "--timeout", "10s", "--script", str(self.script), url),
         ]
 
-    def measure(self, server: Server, connections: int, number: int, seconds: int) -> Measurement:
-        """Raises BenchFailed when a single request was not answered with a 2xx."""
-        command, limit_s = self.command(f"{server.url}/v1/classify", connections, seconds), seconds + 30
-        cpu_before_s = server.cpu_s
-        try:
-            finished = subprocess.run(  # noqa: S603  the wrk on PATH
-                command, capture_output=True, text=True, timeout=limit_s, check=False, preexec_fn=in_child(self.core)
-            )
-        except subprocess.TimeoutExpired:
-            raise BenchFailed(f"wrk did not end after {limit_s} s") from None
-        cpu_after_s = server.cpu_s
-        line = next((line for line in finished.stdout.splitlines() if line.startswith("RESULT ")), None)
-        if finished.returncode != 0 or line is None:
-            said = (finished.stderr or finished.stdout).strip()
-            raise BenchFailed(f"wrk ended with exit code {finished.returncode}: {said[:300]}")
-        requests, duration_us, errors, p50_us, p99_us = (float(figure) for figure in line.split()[1:])
+    def measure(
+        self, server: Server, connections: int, number: int, seconds: int, path: str = "/v1/classify"
+    ) -> Measurement:
+        """Raises BenchFailed when a single request was not answered with a 2xx, or when none was answered at all."""
+        cpu_before_s = server.tree.cpu_s()
+        said = self._run(server, connections, seconds, path)
+        cpu_after_s = server.tree.cpu_s()
+        requests, duration_us, errors, p50_us, p99_us = said
         if errors or not requests:
-            raise BenchFailed(f"{server.name}: {errors:,.0f} errors beside {requests:,.0f} answers")
+            raise BenchFailed(
+                f"{server.name}: {errors:,.0f} errors beside {requests:,.0f} answers in {seconds} s "
+                f"at {connections} connections"
+            )
         cpu_s = None if cpu_before_s is None or cpu_after_s is None else cpu_after_s - cpu_before_s
         return Measurement(
             server=server.name,
@@ -81,12 +77,33 @@ class Wrk:
             p99_ms=p99_us / 1e3,
             cpu_s_per_1000=None if cpu_s is None else cpu_s / requests * 1000,
             core_share=None if cpu_s is None else cpu_s / duration_us * 1e6,
+            memory_mib=server.tree.memory_mib(),
         )
 
-    def version(self) -> str:
-        """As it names itself."""
-        said = subprocess.run([self.binary, "-v"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-        return (said.stdout + said.stderr).split()[1]
+    def warm_up(self, server: Server, connections: int, seconds: int, path: str = "/v1/classify") -> None:
+        """Load without figures. A slow server may not answer once in this time."""
+        self._run(server, connections, seconds, path)
+
+    def _run(self, server: Server, connections: int, seconds: int, path: str) -> tuple[float, ...]:
+        """requests, microseconds, errors, and the 50th and 99th percentiles in microseconds."""
+        command, limit_s = self.command(f"{server.url}{path}", connections, seconds), seconds + 30
+        try:
+            finished = subprocess.run(  # noqa: S603  the wrk on PATH
+                command, capture_output=True, text=True, timeout=limit_s, check=False, preexec_fn=in_child(self.core)
+            )
+        except subprocess.TimeoutExpired:
+            raise BenchFailed(f"wrk did not end after {limit_s} s") from None
+        line = next((line for line in finished.stdout.splitlines() if line.startswith("RESULT ")), None)
+        if finished.returncode != 0 or line is None:
+            said = (finished.stderr or finished.stdout).strip()
+            raise BenchFailed(f"wrk ended with exit code {finished.returncode}: {said[:300]}")
+        return tuple(float(figure) for figure in line.split()[1:])
+
+
+def wrk_version(binary: str) -> str:
+    """As it names itself."""
+    said = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    return (said.stdout + said.stderr).split()[1]
 
 
 def write_script(path: Path, body: str) -> None:

@@ -1,0 +1,1 @@
+"""The same bundle in other servers. These files run in the peers' own environments and processes, never in ours."""
