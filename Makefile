@@ -55,6 +55,15 @@ bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; a million 
 	@$(BIN)/python -m models.bench steps $(ARGS)
 	@$(BIN)/python -m models.bench rows $(ARGS)
 
+overload: $(READY) ## goodput and latency from half to ten times the capacity, open loop
+	@$(BIN)/python -m loadtests.overload $(ARGS)
+
+batching: $(READY) ## batch size and queue wait against load
+	@$(BIN)/python -m loadtests.batching $(ARGS)
+
+soak: $(READY) ## a million requests while the large model flaps: nothing lost, wrong or leaked
+	@$(BIN)/python -m loadtests.soak $(ARGS)
+
 loadtest: $(READY) ## a short headless Locust run against a running pair
 	@$(BIN)/python -m loadtests.run $(ARGS)
 

@@ -1,0 +1,113 @@
+"""The pictures of the load tests, as PNG: figures over load, a panel for each server."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+# Okabe and Ito's colours, told apart by the colour-blind too.
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#59636e"
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "grid.color": "#d8dde3",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+
+
+def overload_picture(report: Mapping[str, Any], path: Path) -> None:
+    """Goodput above, latency below, over the offered load as a multiple of the capacity."""
+    targets = report["targets"]
+    with style.context(STYLE):
+        figure = Figure(figsize=(4.6 * len(targets), 6.0), layout="constrained")
+        columns = figure.subplots(2, len(targets), squeeze=False)
+        for number, found in enumerate(targets):
+            _goodput(columns[0][number], found)
+            _latency(columns[1][number], found, report["deadline_s"])
+        _save(figure, path)
+
+
+def batching_picture(report: Mapping[str, Any], path: Path) -> None:
+    """Items in a batch above, waits and latency below, over the offered load as a share of the capacity."""
+    targets = report["targets"]
+    with style.context(STYLE):
+        figure = Figure(figsize=(4.6 * len(targets), 6.0), layout="constrained")
+        columns = figure.subplots(2, len(targets), squeeze=False)
+        for number, found in enumerate(targets):
+            rows = [row for row in found["rows"] if row["factor"] is not None]
+            loads = [row["factor"] for row in rows]
+            above, below = columns[0][number], columns[1][number]
+            above.set_title(f"{found['name']} ({found['runner']} runner): items in a batch")
+            _line(above, loads, [row["batch_mean"] for row in rows], BLUE, "mean")
+            above.set_ylim(bottom=0)
+            below.set_title("milliseconds")
+            _line(below, loads, [row["queue_mean_ms"] for row in rows], GREEN, "in the queue, mean")
+            _line(below, loads, [row["forward_mean_ms"] for row in rows], GREY, "one batch through the model, mean")
+            _line(below, loads, [row["p50_ms"] for row in rows], BLUE, "whole request, p50")
+            _line(below, loads, [row["p99_ms"] for row in rows], ORANGE, "whole request, p99")
+            below.set_yscale("log")
+            below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            below.set_xlabel("offered load, share of the capacity")
+            _legend_below(below)
+        _save(figure, path)
+
+
+def _goodput(axes: Axes, found: Mapping[str, Any]) -> None:
+    summary = found["summary"]
+    factors = [one["factor"] for one in summary]
+    axes.set_title(f"{found['name']}: answers in time, a second")
+    axes.axhline(found["capacity_per_s"], color=GREY, linewidth=0.8, linestyle="--", label="closed loop")
+    _line(axes, factors, [one["goodput_per_s"] for one in summary], BLUE, "open loop")
+    axes.set_ylim(bottom=0)
+    _multiples(axes, factors)
+    axes.legend(loc="lower right")
+
+
+def _latency(axes: Axes, found: Mapping[str, Any], deadline_s: float) -> None:
+    summary = found["summary"]
+    factors = [one["factor"] for one in summary]
+    axes.set_title("milliseconds from the intended moment")
+    axes.axhline(deadline_s * 1000, color=GREY, linewidth=0.8, linestyle="--", label="deadline")
+    for name, colour, label in (
+        ("p50_ms", BLUE, "answered in time, p50"),
+        ("p99_ms", ORANGE, "answered in time, p99"),
+        ("refusal_p99_ms", GREEN, "refused, p99"),
+    ):
+        _line(axes, factors, [one[name] for one in summary], colour, label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("offered load, multiple of the capacity")
+    _multiples(axes, factors)
+    _legend_below(axes)
+
+
+def _multiples(axes: Axes, factors: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(factors[0] * 0.9, factors[-1] * 1.1)
+    axes.set_xticks(list(factors), [f"{factor:g}" for factor in factors])
+    axes.minorticks_off()
+
+
+def _legend_below(axes: Axes) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+
+def _line(axes: Axes, xs: Sequence[float], ys: Sequence[float | None], colour: str, label: str) -> None:
+    known = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), color=colour, marker="o", markersize=3.5, linewidth=1.4, label=label)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=144)
