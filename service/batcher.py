@@ -27,12 +27,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """max_batch_tokens: the longest item's length times the items. max_wait_s: for company, after the oldest came."""
+    """max_batch_tokens: the longest item's length times the items. max_wait_s: for company, after the oldest came.
+
+    max_queue_wait_s: a request that would wait longer for its start is refused, unless the very next batch takes it.
+    """
 
     max_batch_items: int
     max_queue_items: int
     max_batch_tokens: int = 16_384
     max_wait_s: float = 0.0
+    max_queue_wait_s: float = math.inf
     model_timeout_s: float = 60.0
 
 
@@ -87,11 +91,6 @@ class Batcher(Generic[Item, Result]):
         return self._queue.depth
 
     @property
-    def full(self) -> bool:
-        """Not even a request of one item would be taken."""
-        return self._queue.depth >= self._limits.max_queue_items
-
-    @property
     def running(self) -> bool:
         """Whether the model is at a batch."""
         return self._batch is not None
@@ -115,8 +114,8 @@ class Batcher(Generic[Item, Result]):
         deadline is on the batcher's clock: Overloaded where the wait would be longer, Expired where it has been.
         Raises ModelDown when the model is in trouble, at once or as soon as that is known.
         """
+        self.admit(len(items), deadline)
         now = self._clock()
-        self._admit(len(items), now, deadline)
         job: Job[Item, Result] = Job(items, self._loop.create_future(), now, deadline)
         self._queue.append(job)
         self._wake()
@@ -133,14 +132,18 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait_for(self._idle.wait(), CLOSE_S)
         self._fail_running(_stopping)
 
-    def _admit(self, items: int, now: float, deadline: float | None) -> None:
+    def admit(self, items: int = 1, deadline: float | None = None) -> None:
+        """Raises what submit() would for so many items: Overloaded or ModelDown. Cheap, for before a body is read."""
         if self._closed:
             raise _stopping()
         if self._runner.trouble is not None:
             raise self._model_down()
-        if self._queue.depth + items > self._limits.max_queue_items:
+        limits = self._limits
+        if self._queue.depth + items > limits.max_queue_items:
             raise Overloaded("the queue is full: try again", retry_after_s=self._retry_after_s())
-        if deadline is not None and now + self.wait_s(items) > deadline:
+        if self._queue.depth >= limits.max_batch_items and self.wait_s() > limits.max_queue_wait_s:
+            raise Overloaded("the queue is too long: try again", retry_after_s=self._retry_after_s())
+        if deadline is not None and self._clock() + self.wait_s(items) > deadline:
             raise Overloaded(
                 "the queue would take longer than the request's own deadline: try again, or allow more time",
                 retry_after_s=self._retry_after_s(),

@@ -274,6 +274,7 @@ def _batcher(
         max_queue_items=max(settings.max_queue_items, settings.max_items),
         max_batch_tokens=settings.max_batch_tokens,
         max_wait_s=settings.max_wait_ms / 1000,
+        max_queue_wait_s=settings.max_queue_wait_ms / 1000,
         model_timeout_s=settings.model_timeout_s,
     )
     batcher: Batcher[Any, Prediction] = Batcher(

@@ -18,6 +18,9 @@ from service.errors import StartupError
 from service.settings import EdgeSettings, LargeSettings
 
 OTHER_FILES = 128  # of libraries, stores and logs
+# uvloop accepts one connection a listener and turn of the loop, and a turn under load is a whole batch: 200 new
+# connections waited 4-5 s behind 128 busy ones.
+LISTENER_COPIES = 15
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
     # A start that failed for a known reason is told in one line, by the caller, not in uvicorn's traceback.
     quiet.addFilter(lambda _: not isinstance(getattr(app.state, "startup_error", None), StartupError))
     try:
-        server.run(sockets)
+        # The original too: it would go on listening after uvicorn has closed its copies.
+        server.run([*sockets, *(listener.dup() for listener in sockets for _ in range(LISTENER_COPIES))])
     except SystemExit:  # how uvicorn ends a start that failed
         error = getattr(app.state, "startup_error", None)
         if error is not None:
@@ -100,7 +104,7 @@ class _DrainingServer(uvicorn.Server):
             loop.remove_signal_handler(signal.SIGINT)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        addresses = ["{}:{}".format(*listener.getsockname()[:2]) for listener in sockets or ()]
+        addresses = sorted({"{}:{}".format(*listener.getsockname()[:2]) for listener in sockets or ()})
         await super().startup(sockets)
         logger.info("listening", extra={"addresses": addresses})
 

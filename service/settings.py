@@ -34,6 +34,7 @@ class _CommonSettings(BaseSettings):
     max_batch_items: int = Field(32, ge=1, le=4_096)
     max_batch_tokens: int = Field(16_384, ge=1, le=10_000_000, description="padded: the longest item's times the items")
     max_wait_ms: float = Field(0.0, ge=0, le=1_000, description="how long a free model waits for a batch to fill")
+    max_queue_wait_ms: float = Field(500.0, gt=0, le=3_600_000, description="a request that would wait longer: 429")
     runner: Literal["auto", "inline", "thread"] = Field("auto", description="where the model's forward pass runs")
     model_timeout_s: float = Field(60.0, gt=0, le=3_600, description="a batch longer than this turns /livez red")
     torch_threads: int = Field(1, ge=1, le=256)
@@ -116,6 +117,8 @@ class LargeSettings(_CommonSettings):
     bundle: Path = Field(PACKAGED_BUNDLES / "clinc150-large", validation_alias="GATEKEEPER_LARGE_BUNDLE")
     host: str = Field("127.0.0.1", validation_alias="GATEKEEPER_LARGE_HOST")
     port: int = Field(8001, ge=0, le=65_535, validation_alias="GATEKEEPER_LARGE_PORT")
+    # Who asks a large model has time; its own deadline, which the edge sends along, ends the waiting sooner.
+    max_queue_wait_ms: float = Field(5_000.0, gt=0, le=3_600_000)
     api_keys: SecretStr | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS")
     api_keys_file: Path | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS_FILE")
     redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL", description="counts keys' limits together")

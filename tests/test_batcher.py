@@ -102,13 +102,43 @@ async def test_a_full_queue_refuses_the_whole_request_and_serves_the_rest() -> N
         with pytest.raises(Overloaded) as refused:
             await batcher.submit(["c", "d"])
         assert refused.value.retry_after_s == 1
-        assert not batcher.full
+        batcher.admit()
         third = asyncio.create_task(batcher.submit(["e"]))
         await asyncio.sleep(0)
-        assert batcher.full
+        with pytest.raises(Overloaded):
+            batcher.admit()
         release.set()
         answers = [(await task).results for task in (first, second, third)]
     assert answers == [["A"], ["B"], ["E"]]
+
+
+async def test_a_request_that_would_wait_too_long_is_refused_unless_the_next_batch_takes_it() -> None:
+    """A model of 0.3 s an item, batches of two, half a second of patience."""
+    proceed, now = threading.Semaphore(0), [0.0]
+
+    def run(items: list[str]) -> list[str]:
+        proceed.acquire(timeout=5)
+        return upper(items)
+
+    async with batcher_of(run, "thread", max_batch_items=2, max_queue_wait_s=0.5, clock=lambda: now[0]) as batcher:
+        warm = asyncio.create_task(batcher.submit(["a", "b"]))
+        while not batcher.running:
+            await asyncio.sleep(0)
+        now[0] = 0.6
+        proceed.release()
+        await warm
+        running = asyncio.create_task(batcher.submit(["c", "d"]))
+        while not batcher.running:
+            await asyncio.sleep(0)
+        assert batcher.wait_s() == pytest.approx(0.6)
+        batcher.admit()  # it would wait for more than half a second, and joins the next batch
+        waiting = asyncio.create_task(batcher.submit(["e", "f"]))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refused:
+            batcher.admit()
+        assert refused.value.retry_after_s == 2
+        proceed.release(2)
+        assert [(await task).results for task in (running, waiting)] == [["C", "D"], ["E", "F"]]
 
 
 async def test_cancelled_and_expired_requests_never_reach_the_model() -> None:

@@ -20,7 +20,7 @@ from service.api.body import Headers, headers_of, parse_json, read_body
 from service.api.callers import GUARDED, SECURITY_SCHEMES, authenticated
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.cascade import MAX_HOPS, Answer, Call, Output
-from service.errors import GatekeeperError, InvalidRequest, Overloaded, TooLarge, TooManyHops
+from service.errors import GatekeeperError, InvalidRequest, TooLarge, TooManyHops
 from service.gate import Reason, Route
 
 logger = logging.getLogger(__name__)
@@ -141,9 +141,9 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
     """(body, headers) of the answer."""
     runtime = scope["app"].state.runtime
     caller = authenticated(scope)
-    if runtime.batcher.full:
-        raise Overloaded("the queue is full: try again", retry_after_s=1)
     headers = headers_of(scope)
+    deadline = _deadline(headers)
+    runtime.batcher.admit(1, deadline)
     hops = _hops(headers)
     asked = parse_json(ClassifyRequest, await read_body(headers, receive, runtime.settings.max_body_bytes))
     texts, truncated = _texts(asked.inputs, runtime.settings.max_items, runtime.settings.max_text_chars)
@@ -161,7 +161,7 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
         min(parameters.top_k, len(runtime.labels)),
         parameters.threshold,
         parameters.route,
-        _deadline(headers),
+        deadline,
         hops,
     )
 

@@ -16,11 +16,18 @@ async def livez(request: Request) -> Response:
     return PlainTextResponse("alive\n")
 
 
-@router.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "stopping"}})
+@router.get(
+    "/readyz",
+    response_class=PlainTextResponse,
+    responses={503: {"description": "stopping, or the model is in trouble"}},
+)
 async def readyz(request: Request) -> Response:
-    """200 while this replica wants traffic; 503 from SIGTERM on."""
-    if request.app.state.runtime.draining:
+    """200 while this replica wants traffic; 503 from SIGTERM on, and while its model hangs or is dead."""
+    runtime = request.app.state.runtime
+    if runtime.draining:
         return PlainTextResponse("stopping\n", 503)
+    if (trouble := runtime.batcher.trouble()) is not None:
+        return PlainTextResponse(f"{trouble}\n", 503)
     return PlainTextResponse("ready\n")
 
 
