@@ -24,7 +24,12 @@ class _Service(FastAPI):
     """
 
     def __init__(self, *, title: str, version: str, lifespan: Lifespan) -> None:
-        super().__init__(title=title, version=version, lifespan=lifespan)
+        super().__init__(
+            title=title,
+            version=version,
+            lifespan=lifespan,
+            redirect_slashes=False,  # a redirect would name the host and scheme that a client made up
+        )
         self.front: ASGIApp = super().__call__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 from pydantic_core import to_json
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
+
+from service.protocol import MendedProtocol
 
 SWEEP_S = 0.25
 IDLE_S = 1.0
@@ -134,7 +136,7 @@ class Connections:
         self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop) if self._open else None
 
 
-class Connection(HttpToolsProtocol):
+class Connection(MendedProtocol):
     """uvicorn's connection, which tells `connections` whose move it is and counts the bytes of its headers.
 
     Of a request that arrives in one piece this costs two calls more. `scope` belongs to the newest request that has

@@ -45,6 +45,9 @@ class RequestMiddleware:
         scope["gatekeeper.request_id"] = request_id
         runtime: Runtime = scope["app"].state.runtime
         status = 500
+        method = scope["method"]
+        if method == "HEAD":  # is GET; the server leaves out the body
+            scope = {**scope, "method": "GET"}
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -67,7 +70,7 @@ class RequestMiddleware:
                     "request",
                     extra={
                         "request_id": request_id,
-                        "method": scope["method"],
+                        "method": method,
                         "route": route,
                         "status": status,
                         "key": None if (caller := scope.get("gatekeeper.caller")) is None else caller.name,

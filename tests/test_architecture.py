@@ -15,7 +15,8 @@ PURE = {
     "runner": {"errors"},
     "jobs": {"errors", "batch_choice"},
     "batcher": {"errors", "jobs", "pace", "runner"},
-    "connections": set(),
+    "protocol": set(),
+    "connections": {"protocol"},
     "metrics": set(),
     "api_keys": {"errors"},
     "key_commands": {"errors", "api_keys"},
@@ -78,7 +79,9 @@ def test_a_layer_imports_only_what_is_below_it(name: str) -> None:
     assert own <= PURE[name]
 
 
-@pytest.mark.parametrize("library", ["torch", "httpx", "aiohttp", "redis", "limits", "sqlite3", "prometheus_client"])
+@pytest.mark.parametrize(
+    "library", ["torch", "httpx", "aiohttp", "redis", "limits", "sqlite3", "prometheus_client", "httptools"]
+)
 def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
     places = {
         "torch": {"runtime.py"},
@@ -88,6 +91,7 @@ def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
         "limits": {"rate_limits.py"},
         "sqlite3": {"policy_store.py"},
         "prometheus_client": {"metrics.py"},
+        "httptools": {"protocol.py"},
     }
     knowing = {path.name for path in (ROOT / "service").rglob("*.py") if library in packages(path)}
     assert knowing == places[library]

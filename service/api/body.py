@@ -14,6 +14,7 @@ from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarg
 
 Model = TypeVar("Model", bound=BaseModel)
 Headers = dict[bytes, bytes]
+MAX_NAME_CHARS = 100
 
 
 def headers_of(scope: Scope) -> Headers:
@@ -23,7 +24,7 @@ def headers_of(scope: Scope) -> Headers:
 
 async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
     """The whole body. Raises TooLarge (unread where its length is announced), UnsupportedMediaType or ClientGone."""
-    if headers.get(b"content-encoding", b"identity") != b"identity":
+    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("send the body as it is, without content-encoding")
     announced = headers.get(b"content-length", b"0")
     if not announced.isdigit() or int(announced) > max_bytes:
@@ -59,6 +60,14 @@ def invalid(details: list[ErrorDetails] | list[dict[str, Any]]) -> InvalidReques
     """What pydantic found wrong: the first in words, all of them in `errors`."""
     first = details[0]
     # Without the name of the union's branch: `inputs.texts.0` is no place in anybody's request.
-    parts = [str(part) for part in first["loc"] if part not in ("text", "texts")]
-    where = ".".join(parts) or "the body"
-    return InvalidRequest(f"{where}: {first['msg']}", errors=[dict(entry) for entry in details])
+    parts = [_cut(part) for part in first["loc"] if part not in ("text", "texts")]
+    where = ".".join(map(str, parts)) or "the body"
+    return InvalidRequest(
+        f"{where}: {first['msg']}",
+        errors=[{**entry, "loc": [_cut(part) for part in entry["loc"]]} for entry in details],
+    )
+
+
+def _cut(part: Any) -> Any:
+    """A name that the caller made up may be a megabyte long."""
+    return f"{part[:MAX_NAME_CHARS]}..." if isinstance(part, str) and len(part) > MAX_NAME_CHARS else part

@@ -6,7 +6,7 @@ from starlette.types import Scope
 
 from service.api_keys import Caller
 
-SECURITY_SCHEMES = {
+KEY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, gk_..."},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }

@@ -17,7 +17,8 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from service.api.body import Headers, headers_of, parse_json, read_body
-from service.api.callers import GUARDED, SECURITY_SCHEMES, authenticated
+from service.api.callers import GUARDED, authenticated
+from service.api.document import complete
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.cascade import MAX_HOPS, Answer, Call, Output
 from service.errors import GatekeeperError, InvalidRequest, TooLarge, TooManyHops
@@ -240,6 +241,7 @@ def _hops(headers: Headers) -> int:
     value = headers.get(b"x-gatekeeper-hops")
     if value is None:
         return 0
+    value = value.strip()  # httptools leaves the white space behind it
     if not re.fullmatch(rb"[0-9]{1,4}", value):
         raise InvalidRequest("x-gatekeeper-hops must be a small whole number")
     if int(value) > MAX_HOPS:
@@ -252,6 +254,7 @@ def _deadline(headers: Headers) -> float | None:
     value = headers.get(b"x-request-timeout-ms")
     if value is None:
         return None
+    value = value.strip()
     if not re.fullmatch(rb"[0-9]{1,9}", value) or not 1 <= int(value) <= MAX_TIMEOUT_MS:
         raise InvalidRequest(f"x-request-timeout-ms must be a whole number between 1 and {MAX_TIMEOUT_MS}")
     return time.monotonic() + int(value) / 1000
@@ -308,7 +311,7 @@ def add_schemas(app: FastAPI) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema
-        document["components"]["securitySchemes"] = SECURITY_SCHEMES
+        complete(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

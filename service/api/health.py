@@ -7,7 +7,11 @@ router = APIRouter()
 metrics_router = APIRouter()
 
 
-@router.get("/livez", response_class=PlainTextResponse, responses={503: {"description": "the model hangs or has died"}})
+@router.get(
+    "/livez",
+    response_class=PlainTextResponse,
+    responses={503: {"description": "the model hangs or has died", "content": {"text/plain": {}}}},
+)
 async def livez(request: Request) -> Response:
     """200 while the process and its model run; 503 when it hangs or has died, and a restart would help."""
     trouble = request.app.state.runtime.batcher.trouble()
@@ -19,7 +23,7 @@ async def livez(request: Request) -> Response:
 @router.get(
     "/readyz",
     response_class=PlainTextResponse,
-    responses={503: {"description": "stopping, or the model is in trouble"}},
+    responses={503: {"description": "stopping, or the model is in trouble", "content": {"text/plain": {}}}},
 )
 async def readyz(request: Request) -> Response:
     """200 while this replica wants traffic; 503 from SIGTERM on, and while its model hangs or is dead."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -61,7 +62,8 @@ def install_problems(app: FastAPI) -> None:
         phrase = HTTPStatus(status).phrase
         request.app.state.runtime.metrics.count_rejected(phrase.lower().replace(" ", "-"))
         detail = WHAT_TO_DO.get(status, str(error.detail))
-        return _answer(request.scope, "about:blank", phrase, status, detail, None, error.headers)
+        headers = {"allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+        return _answer(request.scope, "about:blank", phrase, status, detail, None, headers)
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -113,6 +115,15 @@ def _answer(
     if errors is not None:
         body["errors"] = errors
     return Response(to_json(body), status, headers, media_type="application/problem+json")
+
+
+def _allowed(request: Request) -> str:
+    """All methods of this path; Starlette's own header has those of one of its routes alone."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path == request.scope["path"]:
+            methods |= set(route.methods or ())
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _plain(entry: Any) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""uvicorn's HTTP/1.1 protocol on httptools, with two mends for what uvicorn 0.54 leaves open.
+
+- Trailers are dropped. uvicorn adds them to the headers, where one that a proxy has never looked at could pass for
+  `authorization` or `x-gatekeeper-hops` (RFC 9110, 6.5.1).
+- An offer to upgrade is ignored, and the request served as if it had not been made (RFC 9110, 7.8). httptools loses
+  the body, and Java's own client makes that offer with every request (Kludex/uvicorn#2722).
+"""
+
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class MendedProtocol(HttpToolsProtocol):
+    """One connection. Runs without WebSockets: `ws="none"` in the uvicorn.Config that names it."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._replaying = False
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self._decline_upgrade()
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            else:
+                return
+
+    def on_message_begin(self) -> None:
+        if not self._replaying:
+            super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if not self._replaying:
+            super().on_headers_complete()
+            self.headers = []  # the scope has the list with the headers; trailers end in this one
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # httptools thinks so because it has skipped the body
+        super().on_message_complete()
+
+    def _decline_upgrade(self) -> None:
+        """A new parser, brought to where this one should be: behind a head that offers nothing."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        framing = [name + b": " + value for name, value in self.scope["headers"] if name in FRAMING]
+        self._replaying = True
+        try:
+            self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
+        finally:
+            self._replaying = False
