@@ -21,6 +21,7 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention, SequenceClassifierOutput
 
 from models.folded import MODEL_TYPE
+from models.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
 
 
 class TextNetConfig(PreTrainedConfig):
@@ -100,7 +101,7 @@ class SmallCNNConfig(PreTrainedConfig):
     shift (pixels, up or down, left or right) and flip (left-right) are what training does to an image at random.
     """
 
-    model_type = "gatekeeper_small_cnn"
+    model_type = CNN_MODEL_TYPE
 
     image_size: tuple[int, int] | list[int] = (32, 32)
     num_channels: int = 3

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from models.bundle import Bundle
 from models.confidence import SCORES
 from models.errors import BundleError
 from models.folded import MODEL_TYPE, FoldedTextNet
+from models.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
+from models.folded_cnn import FoldedCNN
 from models.frozen_base import HEAD, FrozenBase, HeadLogits, load_head, load_tokenizer
 from models.hub import transformers_library
 from models.pixels import PixelEncoder
@@ -41,12 +44,17 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Classifier:
-    """logits(items) with the bundle's temperature and score on top. Items are texts, or uint8 images."""
+    """logits(items) with the bundle's temperature and score on top. Items are texts, or uint8 images.
+
+    prepare: the part of the work on an item that any thread may do before; logits takes items with and without it, and
+    gives the same. For images, arrays or Pillow's, it is what makes them small; for texts there is none.
+    """
 
     labels: tuple[str, ...]
     logits: Callable[[Sequence[Any]], Tensor]
     temperature: float
     score: str
+    prepare: Callable[[Any], Any] | None = None
 
     def predict(self, items: Sequence[Any]) -> list[Prediction]:
         """Predictions in order. Confidences are what the gate compares with its threshold."""
@@ -70,8 +78,9 @@ def load_classifier(bundle: Bundle) -> Classifier:
     manifest = bundle.manifest
     try:
         logits: Callable[[Sequence[Any]], Tensor]
+        prepare = None
         if manifest.task == "image-classification":
-            logits = _load_image_logits(bundle)
+            logits, prepare = _load_image_logits(bundle)
         elif manifest.runtime == "transformers":
             logits = _load_text_logits(bundle)
         else:
@@ -83,7 +92,7 @@ def load_classifier(bundle: Bundle) -> Classifier:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors each raise types of their own
         raise BundleError(f"{bundle.directory}: the model cannot be loaded ({error})") from error
-    return Classifier(manifest.labels, logits, manifest.temperature, manifest.score)
+    return Classifier(manifest.labels, logits, manifest.temperature, manifest.score, prepare)
 
 
 Forward = Callable[[Tensor, list[list[int]]], Tensor]
@@ -146,27 +155,47 @@ def _load_auto(kind: str, directory: Path) -> Any:
     return auto.from_pretrained(directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32).eval()
 
 
-def _load_image_logits(bundle: Bundle) -> Callable[[Sequence[NDArray[np.uint8]]], Tensor]:
+def _load_image_logits(bundle: Bundle) -> tuple[Callable[[Sequence[Any]], Tensor], Callable[[Any], Any]]:
     encode = load_pixel_encoder(bundle.directory)
-    model = _load_auto("AutoModelForImageClassification", bundle.directory)
-    _check_outputs(bundle, model.config.num_labels)
-    return lambda images: cast("Tensor", model(pixel_values=encode(images)).logits)
+    config = json.loads((bundle.directory / "config.json").read_bytes())
+    load_forward = _load_folded_cnn if config.get("model_type") == CNN_MODEL_TYPE else _load_auto_image
+    forward, outputs = load_forward(bundle.directory)
+    _check_outputs(bundle, outputs)
+    return lambda images: forward(encode(images)), encode.fitted
 
 
-def load_pixel_encoder(directory: Path) -> Callable[[Sequence[NDArray[np.uint8]]], Tensor]:
+def _load_folded_cnn(directory: Path) -> tuple[Callable[[Tensor], Tensor], int]:
+    folded = FoldedCNN.load(directory)
+    return folded, folded.num_labels
+
+
+def _load_auto_image(directory: Path) -> tuple[Callable[[Tensor], Tensor], int]:
+    model = _load_auto("AutoModelForImageClassification", directory)
+    return lambda pixels: cast("Tensor", model(pixel_values=pixels).logits), model.config.num_labels
+
+
+class LibraryEncoder:
+    """transformers' own processor, one image at a time: it works through a batch that way too."""
+
+    def __init__(self, directory: Path) -> None:
+        self._processor = transformers_library().AutoImageProcessor.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+
+    def __call__(self, images: Sequence[NDArray[np.uint8] | Tensor]) -> Tensor:
+        """uint8 images, or what `fitted` made of them -> pixel values (N, C, H, W)."""
+        return torch.stack([image if isinstance(image, Tensor) else self.fitted(image) for image in images])
+
+    def fitted(self, image: NDArray[np.uint8] | Image) -> Tensor:
+        """The pixel values (C, H, W) of one image, grey or RGB."""
+        array = np.asarray(image)
+        colour = array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1)
+        return cast("Tensor", self._processor(colour, return_tensors="pt")["pixel_values"][0])
+
+
+def load_pixel_encoder(directory: Path) -> PixelEncoder | LibraryEncoder:
     """uint8 images -> pixel values (N, C, H, W): our own arithmetic where it does the same, else transformers'."""
-    encoder = PixelEncoder.load(directory)
-    if encoder is not None:
-        return encoder
-    processor = transformers_library().AutoImageProcessor.from_pretrained(
-        directory, local_files_only=True, trust_remote_code=False
-    )
-
-    def encode(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        colour = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1) for image in images]
-        return cast("Tensor", processor(colour, return_tensors="pt")["pixel_values"])
-
-    return encode
+    return PixelEncoder.load(directory) or LibraryEncoder(directory)
 
 
 class Outputs(NamedTuple):

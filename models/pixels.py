@@ -31,16 +31,20 @@ class PixelEncoder:
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """uint8 images (H, W) or (H, W, 3) of any size -> (N, C, height, width) float32."""
-        stacked = np.stack([self._fitted(image) for image in images])
+        stacked = np.stack([self.fitted(image) for image in images])
         pixels = torch.from_numpy(stacked if stacked.ndim == 4 else stacked[..., None]).float() / 255.0
         return ((pixels - torch.tensor(self.mean)) / torch.tensor(self.deviation)).permute(0, 3, 1, 2).contiguous()
 
-    def _fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        grey = len(self.mean) == 1
-        if image.shape[:2] == (self.height, self.width) and (image.ndim == 2) == grey:
-            return image
-        fitted = Image.fromarray(image).convert("L" if grey else "RGB")
-        return np.asarray(fitted.resize((self.width, self.height), Image.Resampling.BILINEAR))
+    def fitted(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
+        """One image at the model's size and in its colours; an array that is so already comes back as it is."""
+        mode = "L" if len(self.mean) == 1 else "RGB"
+        if not isinstance(image, Image.Image):
+            if image.shape[:2] == (self.height, self.width) and (image.ndim == 2) == (mode == "L"):
+                return image
+            image = Image.fromarray(image)
+        if image.mode != mode:
+            image = image.convert(mode)
+        return np.asarray(image.resize((self.width, self.height), Image.Resampling.BILINEAR))
 
     def save(self, directory: Path) -> None:
         """Write preprocessor_config.json, which transformers' AutoImageProcessor reads too."""

@@ -211,7 +211,7 @@ class Cascade:
             own_deadline=own_deadline,
         )
         try:
-            return await _unless_gone(asked, disconnected)
+            return await unless_gone(asked, disconnected)
         except RemoteTimeout as error:
             if own_deadline:
                 raise DeadlineExceeded("the client's deadline passed while the large model was asked") from error
@@ -243,7 +243,7 @@ async def _batched(batcher: Batcher[Any, Prediction], call: Call, disconnected: 
     """Through the model. From a queue that takes time a client may leave; the inline runner's is not worth watching."""
     if batcher.runner == "inline":
         return await batcher.submit(call.items, call.deadline)
-    return await _unless_gone(batcher.submit(call.items, call.deadline), disconnected)
+    return await unless_gone(batcher.submit(call.items, call.deadline), disconnected)
 
 
 def _whole(results: Sequence[Prediction | GatekeeperError]) -> list[Prediction]:
@@ -270,7 +270,7 @@ def _failure(error: RemoteError) -> LargeModelFailed:
     return kind(f"the large model did not answer ({error.reason}): try again", retry_after_s=1)
 
 
-async def _unless_gone(asked: Coroutine[Any, Any, Result], disconnected: Disconnected) -> Result:
+async def unless_gone(asked: Coroutine[Any, Any, Result], disconnected: Disconnected) -> Result:
     """The result of `asked`; when the client leaves first, `asked` is cancelled and ClientGone raised.
 
     Starlette does not cancel a handler whose client has left, and a model's time is worth saving.

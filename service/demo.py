@@ -55,6 +55,7 @@ def show(url: str) -> int:
     """Print the table; the policy of the edge stays as it is. Raises InputError when nothing answers there."""
     sentences = [*EASY, *HARDER, *ODD]
     with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
+        _check_task(client)
         answer = _classify(client, sentences, None)
         print(f"{answer['model']} at {url}, threshold {answer['threshold']:g}\n")
         print(f"{'sentence':60}  {'answer':28}  {'confidence':10}  answered by")
@@ -77,6 +78,19 @@ def _remark(output: dict[str, Any]) -> str:
     if output["decision"] == "deferred" and output["small"]["label"] != output["label"]:
         return f" (small: {output['small']['label']})"
     return ""
+
+
+def _check_task(client: httpx.Client) -> None:
+    """Raises InputError where the edge takes something else than sentences; whether it is there shows later."""
+    try:
+        served = client.get("/v1/models").json()["data"][0]
+    except (httpx.TransportError, ValueError, LookupError, TypeError):
+        return
+    if served.get("task") == "image-classification":
+        raise InputError(
+            f"{served['id']} at {client.base_url} takes images, and the demo has sentences alone; "
+            f"send it images of your own: curl -s {client.base_url}/v1/classify -F images=@FILE"
+        )
 
 
 def _classify(client: httpx.Client, sentences: list[str], threshold: float | None) -> dict[str, Any]:

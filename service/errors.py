@@ -5,6 +5,7 @@
     ├── StartupError               one line for a person; the process does not start
     ├── RequestError               the caller can mend it
     │   ├── MalformedRequest       400  not JSON, not UTF-8, half a body
+    │   │   └── MalformedForm      400  says that it is a form with files, and cannot be read as one
     │   ├── Unauthorized           401
     │   ├── Forbidden              403  an API key without the scope that this needs
     │   ├── NotFound               404
@@ -74,6 +75,10 @@ class RequestError(GatekeeperError):
 class MalformedRequest(RequestError):
     kind = "malformed-request"
     title = "The body is not JSON"
+
+
+class MalformedForm(MalformedRequest):
+    title = "The body is not a form"
 
 
 class Unauthorized(RequestError):

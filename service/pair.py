@@ -1,6 +1,7 @@
 """`gatekeeper up`: the edge and the large-model service as two processes on this machine, stopped together."""
 
 import ctypes
+import json
 import os
 import secrets
 import signal
@@ -56,7 +57,8 @@ def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  one thread here, and no orphan keeps a port
             )
         _wait_until_ready(children, (f"{large_url}/readyz", f"{edge_url}/readyz"))
-        _print_guide(edge_url, large_url, token_path, guarded=bool(edge.api_keys or edge.api_keys_file))
+        example = _example(edge.bundle, guarded=bool(edge.api_keys or edge.api_keys_file))
+        _print_guide(edge_url, large_url, token_path, example)
         while True:
             _check_alive(children)
             time.sleep(0.2)
@@ -132,16 +134,23 @@ def _stop(children: dict[str, subprocess.Popen[bytes]]) -> None:
                 child.wait()
 
 
-def _print_guide(edge_url: str, large_url: str, token_path: Path | None, *, guarded: bool) -> None:
-    key = ' -H "authorization: Bearer $KEY"' if guarded else ""  # one of theirs: we know its hash alone
+def _example(bundle: Path, *, guarded: bool) -> str:
+    """What the first request to this edge may look like, as curl's options."""
+    key = '-H "authorization: Bearer $KEY" ' if guarded else ""  # one of theirs: we know its hash alone
+    if json.loads((bundle / "gatekeeper.json").read_bytes())["task"] == "image-classification":
+        return f"{key}-F images=@shirt.png     # your own: PNG, JPEG, WebP, GIF or BMP; more of them with more -F"
+    return f"""{key}-H 'content-type: application/json' \\
+               -d '{{"inputs": ["book me a table for two tonight", "is it ok to feel blue on a monday"]}}'"""
+
+
+def _print_guide(edge_url: str, large_url: str, token_path: Path | None, example: str) -> None:
     token = f"$(cat {token_path})" if token_path is not None else "$GATEKEEPER_ADMIN_TOKEN"
     where = f"in {token_path}" if token_path is not None else "in GATEKEEPER_ADMIN_TOKEN"
     print(
         f"""
 ready: edge {edge_url} (API: {edge_url}/docs), large model {large_url}; the admin token lies {where}
 
-classify     curl -s {edge_url}/v1/classify{key} -H 'content-type: application/json' \\
-               -d '{{"inputs": ["book me a table for two tonight", "is it ok to feel blue on a monday"]}}'
+classify     curl -s {edge_url}/v1/classify {example}
 policy       curl -s {edge_url}/admin/v1/policy -H "authorization: Bearer {token}"
 threshold    curl -s -X PATCH {edge_url}/admin/v1/policy -H "authorization: Bearer {token}" \\
                -H 'content-type: application/json' -d '{{"threshold": 0.99}}'

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, Calibration, load_bundle
@@ -19,9 +20,11 @@ from models.errors import BundleError
 from service.api_keys import ApiKeys
 from service.batcher import Batcher, BatchLimits
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
+from service.decoding import Decoder, DecodingClassifier
 from service.endpoint import Endpoint
 from service.errors import StartupError
 from service.exchange import trusted_roots
+from service.images import ImageReader
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
 from service.packing import PackingRemote
@@ -36,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
 LABELS_RETRY_S = 2.0
+BODY_BYTES = {"text-classification": 4 * 1024 * 1024, "image-classification": 32 * 1024 * 1024}
 
 
 class Runtime:
@@ -45,7 +49,7 @@ class Runtime:
     classifier: Classifier
     metrics: Metrics
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, settings: EdgeSettings | LargeSettings, bundle: Bundle) -> None:
         self.bundle = bundle
         self.name = bundle.manifest.name
         self.labels = bundle.manifest.labels
@@ -55,6 +59,8 @@ class Runtime:
         self.batcher: Batcher[Any, Prediction]
         self.api_keys: ApiKeys
         self.rate_limits: RateLimits
+        self.decoder: Decoder | None = None  # there where the model takes images
+        self.max_body_bytes = settings.max_body_bytes or BODY_BYTES[bundle.manifest.task]
 
 
 class EdgeRuntime(Runtime):
@@ -65,7 +71,7 @@ class EdgeRuntime(Runtime):
     policy: LivePolicy
 
     def __init__(self, settings: EdgeSettings, bundle: Bundle, calibration: Calibration | None) -> None:
-        super().__init__(bundle)
+        super().__init__(settings, bundle)
         self.settings = settings
         self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
         self.store_up = False
@@ -130,7 +136,7 @@ class LargeRuntime(Runtime):
     role = "large"
 
     def __init__(self, settings: LargeSettings, bundle: Bundle) -> None:
-        super().__init__(bundle)
+        super().__init__(settings, bundle)
         self.settings = settings
         self.metrics = Metrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
 
@@ -159,6 +165,7 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime.metrics.watch_breaker(lambda: remote.breaker_open)
         packing = PackingRemote(remote, settings.remote_max_items)
         runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, packing, runtime.metrics)
+        _decode_first(runtime, settings, model, stack)
         meetings = [
             asyncio.create_task(_compare_labels(runtime, endpoint), name="first contact")
             for endpoint in remote.endpoints
@@ -176,13 +183,30 @@ async def open_large(settings: LargeSettings) -> AsyncIterator[LargeRuntime]:
     """Everything of the large-model service. Raises StartupError."""
     bundle, model = _load(settings)
     runtime = LargeRuntime(settings, bundle)
-    async with _guard(settings, runtime, "GATEKEEPER_LARGE_API_KEYS"):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_guard(settings, runtime, "GATEKEEPER_LARGE_API_KEYS"))
         runtime.batcher = _batcher(settings, bundle, model, runtime.metrics)
+        stack.push_async_callback(runtime.batcher.aclose)
         runtime.classifier = LargeModel(runtime.labels, runtime.batcher, runtime.metrics)
-        try:
-            yield runtime
-        finally:
-            await runtime.batcher.aclose()
+        _decode_first(runtime, settings, model, stack)
+        yield runtime
+
+
+def _decode_first(
+    runtime: Runtime, settings: EdgeSettings | LargeSettings, model: BundleClassifier, stack: AsyncExitStack
+) -> None:
+    """Where the model takes images, a decoder in front of the runtime's classifier."""
+    if model.prepare is None:
+        return
+    runtime.decoder = Decoder(
+        ImageReader(model.prepare, settings.max_image_pixels),
+        threads=settings.decode_threads,
+        # One request of max_items, or of max_body_bytes, must always fit into an empty queue.
+        max_queue_items=max(settings.max_queue_items, settings.max_items),
+        max_queue_bytes=max(settings.max_decode_queue_bytes, runtime.max_body_bytes),
+    )
+    stack.push_async_callback(runtime.decoder.aclose)
+    runtime.classifier = DecodingClassifier(runtime.decoder, runtime.classifier)
 
 
 @asynccontextmanager
@@ -253,8 +277,6 @@ def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, BundleClassif
     torch.set_num_threads(settings.torch_threads)
     try:
         bundle = load_bundle(settings.bundle)
-        if bundle.manifest.task != "text-classification":
-            raise StartupError(f"{bundle.directory}: {bundle.manifest.task} has no route yet; only texts are served")
         return bundle, load_classifier(bundle)
     except BundleError as error:
         raise StartupError(str(error)) from error
@@ -265,7 +287,7 @@ def _batcher(
 ) -> Batcher[Any, Prediction]:
     runner: Literal["inline", "thread"]
     if settings.runner == "auto":
-        runner = "inline" if _forward_s(model.predict, settings.max_batch_items) < INLINE_BELOW_S else "thread"
+        runner = "inline" if _forward_s(model, settings.max_batch_items) < INLINE_BELOW_S else "thread"
     else:
         runner = settings.runner
     limits = BatchLimits(
@@ -298,13 +320,16 @@ def _length(max_tokens: int | None) -> Callable[[Any], int]:
     return lambda text: min(len(text) // 4 + 1, most)
 
 
-def _forward_s(predict: Callable[[list[str]], Sequence[Prediction]], items: int) -> float:
-    """Seconds that a batch of short texts takes at best: the first run warms up, and neighbours make some slower."""
-    texts = ["what is the balance of my savings account today"] * items
+def _forward_s(model: BundleClassifier, items: int) -> float:
+    """Seconds that a batch of short texts or prepared images takes at best: neighbours make some runs slower."""
+    item: Any = "what is the balance of my savings account today"
+    if model.prepare is not None:
+        item = model.prepare(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8))
+    batch = [item] * items
     seconds = []
     for _ in range(8):
         began = time.perf_counter()
-        predict(texts)
+        model.predict(batch)
         seconds.append(time.perf_counter() - began)
         if seconds[-1] > 20 * INLINE_BELOW_S and len(seconds) > 1:
             break  # slow beyond doubt: a start need not wait for the other six

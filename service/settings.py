@@ -29,7 +29,14 @@ class _CommonSettings(BaseSettings):
 
     max_items: int = Field(256, ge=1, le=10_000, description="items in one request; more is 413")
     max_text_chars: int = Field(8_192, ge=1, le=1_000_000, description="a longer text is cut before tokenising")
-    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
+    max_body_bytes: int | None = Field(
+        None, ge=1_024, le=256 * 1024 * 1024, description="default: 4 MiB for texts, 32 MiB for images"
+    )
+    max_image_pixels: int = Field(16_000_000, ge=1, le=64_000_000, description="a larger image is 413, not unpacked")
+    decode_threads: int = Field(1, ge=1, le=64, description="images unpacked at once")
+    max_decode_queue_bytes: int = Field(
+        128 * 1024 * 1024, ge=1_024, le=2**40, description="images waiting to be decoded; above: 429. At least a body"
+    )
     max_queue_items: int = Field(2_048, ge=1, le=1_000_000, description="waiting items; above: 429. At least max_items")
     max_batch_items: int = Field(32, ge=1, le=4_096)
     max_batch_tokens: int = Field(16_384, ge=1, le=10_000_000, description="padded: the longest item's times the items")

@@ -67,3 +67,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if rows:
         terminalreporter.section("faults")
         terminalreporter.write_line(faults.table(rows))
+
+
+@pytest.fixture(scope="session")
+def image_large(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Service]:
+    """The packaged large model for images; no test may stop it."""
+    log = tmp_path_factory.mktemp("image_large") / "large.log"
+    service = spawn("serve-large", log, LARGE_BUNDLE=str(bundles / "fashion-mnist-large"))
+    with stopping(service):
+        service.wait_ready()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def image_edge(tmp_path_factory: pytest.TempPathFactory, bundles: Path, image_large: Service) -> Iterator[Service]:
+    """The packaged small model for images in front of it; no test may stop it, or leave its policy changed."""
+    directory = tmp_path_factory.mktemp("image_edge")
+    service = spawn_edge(directory, image_large.url, BUNDLE=str(bundles / "fashion-mnist-small"))
+    with stopping(service):
+        service.wait_ready()
+        yield service

@@ -68,9 +68,9 @@ def test_what_runs_in_other_servers_is_not_imported_by_the_load_tests() -> None:
     assert [path.name for path in files if any(name.startswith("loadtests.peers") for name in imported(path))] == []
 
 
-def test_only_the_composition_root_the_command_and_the_demo_know_the_models() -> None:
+def test_only_the_composition_root_the_command_the_demo_and_the_image_reader_know_the_models() -> None:
     knowing = {path.name for path in (ROOT / "service").rglob("*.py") if "models" in packages(path)}
-    assert knowing == {"runtime.py", "cli.py", "demo.py"}
+    assert knowing == {"runtime.py", "cli.py", "demo.py", "images.py"}
 
 
 @pytest.mark.parametrize("name", PURE)
@@ -92,6 +92,7 @@ def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
         "sqlite3": {"policy_store.py"},
         "prometheus_client": {"metrics.py"},
         "httptools": {"protocol.py"},
+        "PIL": {"images.py"},
     }
     knowing = {path.name for path in (ROOT / "service").rglob("*.py") if library in packages(path)}
     assert knowing == places[library]

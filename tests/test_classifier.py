@@ -1,18 +1,22 @@
 """Inference: the same text gives the same confidence whatever stands beside it, and a wrong base is refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import tiny_images
 
-from models.architectures import TextNet, TextNetConfig
+from models.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
 from models.bundle import SCORE_RANGES, Bundle, load_bundle, write_bundle
-from models.classifier import Classifier, load_classifier, predict_all
+from models.classifier import Classifier, load_classifier, load_pixel_encoder, predict_all
 from models.confidence import SCORES
 from models.errors import BundleError
 from models.folded import FoldedTextNet
+from models.folded_cnn import FoldedCNN
 from models.frozen_base import load_head
 from models.vocabulary import train_tokenizer
 
@@ -37,6 +41,59 @@ def test_the_folded_net_is_the_net(widths: tuple[int, ...], tmp_path: Path) -> N
     assert folded.num_labels == 7
     with torch.no_grad():
         torch.testing.assert_close(folded(ids), net(ids).logits, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "convolutions", "size", "colours"),
+    [((16, 32), 1, (28, 28), 1), ((8,), 2, (9, 13), 3), ((4, 8, 8), 3, (31, 17), 3), ((), 1, (3, 5), 1)],
+)
+def test_the_folded_cnn_is_the_cnn(
+    channels: tuple[int, ...], convolutions: int, size: tuple[int, int], colours: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = {"channels": channels, "convolutions": convolutions, "image_size": size, "num_channels": colours}
+    net = SmallCNN(SmallCNNConfig(num_labels=5, **config))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as training leaves it, not as it begins
+            torch.nn.init.normal_(module.weight, 1.0, 0.3)
+            torch.nn.init.normal_(module.bias)
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.01, 4.0)
+    net.eval().save_pretrained(tmp_path)
+    folded = FoldedCNN.load(tmp_path)
+    assert folded.num_labels == 5
+    pixels = torch.randn(6, colours, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(pixels), net(pixels).logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist-small", "fashion-mnist-large"])
+def test_images_are_classified_without_transformers_as_with_it(bundles: Path, name: str) -> None:
+    """Alone, prepared or not, and in a batch; the packaged bundle is one that the Auto classes load too."""
+    from transformers import AutoModelForImageClassification
+
+    classifier = load_classifier(load_bundle(bundles / name))
+    assert classifier.prepare is not None
+    images = [tiny_images(label, 1, size)[0] for label, size in ((0, 28), (3, 28), (7, 60))]
+    encode = load_pixel_encoder(bundles / name)
+    with torch.no_grad():
+        net = AutoModelForImageClassification.from_pretrained(bundles / name).eval()
+        expected = net(pixel_values=encode(images)).logits
+        torch.testing.assert_close(classifier.logits(images), expected, atol=5e-5, rtol=1e-5)
+        prepared = classifier.logits([classifier.prepare(image) for image in images])
+        assert torch.equal(prepared, classifier.logits(images))
+
+
+@pytest.mark.parametrize("name", ["clinc150-small", "fashion-mnist-small"])
+def test_the_packaged_small_models_start_without_transformers(bundles: Path, name: str) -> None:
+    code = (
+        "import sys, pathlib, numpy; from models.bundle import load_bundle; import service.runtime\n"
+        f"model = service.runtime.load_classifier(load_bundle(pathlib.Path({str(bundles / name)!r})))\n"
+        "print(service.runtime._forward_s(model, 2) > 0, 'transformers' in sys.modules)"
+    )
+    root = bundles.parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "True False\n", done.stderr
 
 
 def test_the_bundle_is_one_that_the_auto_classes_load(bundles: Path, small: Classifier) -> None:

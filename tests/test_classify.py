@@ -145,6 +145,21 @@ def test_bad_input_is_refused_with_a_problem(client: httpx.Client, name: str) ->
 
 
 @pytest.mark.parametrize(
+    "sent",
+    [
+        {"json": {"inputs": {"image": "aGVsbG8="}}},
+        {"json": {"inputs": [{"image": "aGVsbG8="}]}},
+        {"json": {"inputs": ["a", {"image": "aGVsbG8="}]}},
+        {"files": {"images": b"hello"}},
+    ],
+)
+def test_an_image_is_refused_by_a_model_of_texts(client: httpx.Client, sent: dict[str, object]) -> None:
+    response = client.post("/v1/classify", **sent)
+    assert response.status_code == 422
+    assert "this model takes texts" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({"x-gatekeeper-hops": "5"}, 508),

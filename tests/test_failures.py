@@ -161,11 +161,6 @@ def test_a_damaged_bundle_stops_the_start_with_one_line(tmp_path: Path, bundles:
     assert str(broken / damage) in line
 
 
-def test_a_bundle_that_has_no_route_stops_the_start_with_one_line(bundles: Path) -> None:
-    line = refused_start("--bundle", str(bundles / "fashion-mnist-small"), "--port", "0")
-    assert "image-classification has no route yet" in line
-
-
 def test_a_taken_port_and_a_bad_setting_are_told_in_one_line(edge: Service) -> None:
     assert f"port {edge.port} on 127.0.0.1 is taken" in refused_start("--port", str(edge.port))
     assert "GATEKEEPER_MAX_ITEMS" in refused_start("--port", "0", GATEKEEPER_MAX_ITEMS="none")

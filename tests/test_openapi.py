@@ -151,3 +151,17 @@ def test_head_is_get_without_a_body(edge: Service, client: httpx.Client) -> None
             got = client.get(operation.path, headers=headers)
             assert (asked.status_code, asked.content) == (got.status_code, b"")
             assert asked.headers["content-type"] == got.headers["content-type"]
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_the_classify_route_of_an_image_edge_answers_as_documented(image_edge: Service, mode: GenerationMode) -> None:
+    """JSON of texts, JSON of images and forms: one of them fits, the others are refused as documented."""
+    operation = schemathesis.openapi.from_url(f"{image_edge.url}/openapi.json")["/v1/classify"]["POST"]
+    assert {body.media_type for body in operation.body} == {"application/json", "multipart/form-data"}
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def answers_as_documented(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    answers_as_documented()

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from transformers import AutoImageProcessor
 
 from models.architectures import SmallCNN, SmallCNNConfig
+from models.classifier import LibraryEncoder, load_pixel_encoder
 from models.pixels import PROCESSOR, PixelEncoder
 
 NAMES = {"id2label": dict(enumerate("0123456789")), "label2id": {str(index): index for index in range(10)}}
@@ -53,6 +55,22 @@ def test_what_it_does_not_do_is_left_to_the_library(tmp_path: Path, change: dict
     config = json.loads((tmp_path / PROCESSOR).read_text())
     (tmp_path / PROCESSOR).write_text(json.dumps(config | change))
     assert PixelEncoder.load(tmp_path) is None
+
+
+@pytest.mark.parametrize("change", [{}, {"resample": 3}])
+def test_a_prepared_image_gives_the_same_pixel_values(tmp_path: Path, change: dict[str, object]) -> None:
+    """By our own arithmetic and by the library's, of arrays and of Pillow's images."""
+    PixelEncoder(8, 6, (0.5,) * 3, (0.5,) * 3).save(tmp_path)
+    config = json.loads((tmp_path / PROCESSOR).read_text())
+    (tmp_path / PROCESSOR).write_text(json.dumps(config | change))
+    encoder = load_pixel_encoder(tmp_path)
+    assert isinstance(encoder, LibraryEncoder if change else PixelEncoder)
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, shape).astype(np.uint8) for shape in ((20, 30, 3), (8, 6), (8, 6, 3), (5, 9))]
+    expected = encoder(images)
+    assert expected.shape == (4, 3, 8, 6)
+    assert torch.equal(encoder([encoder.fitted(image) for image in images]), expected)
+    assert torch.equal(encoder([encoder.fitted(PIL.Image.fromarray(image)) for image in images]), expected)
 
 
 def test_mean_and_deviation_are_those_of_the_images() -> None:

@@ -20,10 +20,20 @@ pytestmark = [
 
 def test_the_running_pair_decides_as_the_offline_evaluation(edge: Service, capsys: pytest.CaptureFixture[str]) -> None:
     """All 4,500 sentences at three thresholds: no decision differs, no answer is degraded (exit code 0)."""
+    _same_decisions("clinc150", edge, capsys)
+
+
+@pytest.mark.skipif(not (Path(DATA_DIR) / "fashion-mnist").is_dir(), reason="GATEKEEPER_DATA_DIR has no fashion-mnist")
+def test_the_running_pair_of_images_does_too(image_edge: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    """All 10,000 images."""
+    _same_decisions("fashion-mnist", image_edge, capsys)
+
+
+def _same_decisions(data: str, edge: Service, capsys: pytest.CaptureFixture[str]) -> None:
     bundles = ROOT / "models" / "bundles"
     code = main(
-        f"evaluate {bundles}/clinc150-small --large {bundles}/clinc150-large "
-        f"--data clinc150 --data-dir {DATA_DIR} --endpoint {edge.url}".split()
+        f"evaluate {bundles}/{data}-small --large {bundles}/{data}-large "
+        f"--data {data} --data-dir {DATA_DIR} --endpoint {edge.url}".split()
     )
     printed = capsys.readouterr().out
     assert code == 0, printed

@@ -22,6 +22,17 @@ Image = NDArray[np.uint8]  # (H, W) grey or (H, W, 3) RGB
 # No photograph that a small model is tuned on is larger; a few kilobytes can unpack to gigabytes.
 MAX_PIXELS = 64_000_000
 
+
+@dataclass(frozen=True)
+class Limits:
+    """What is opened at all. formats: Pillow's names of them, None for every one that it knows."""
+
+    max_pixels: int = MAX_PIXELS
+    formats: tuple[str, ...] | None = None
+
+
+ANY_FORMAT = Limits()
+
 # What Pillow's decoders raise for a file that is damaged, or no image at all.
 _UNREADABLE = (
     OSError,
@@ -32,6 +43,9 @@ _UNREADABLE = (
     EOFError,
     struct.error,
     zlib.error,
+    AssertionError,  # a palette image without its palette, for one
+    AttributeError,
+    ArithmeticError,
 )
 _GREY_BANDS = {"1", "L", "I", "A"}  # the A of LA: transparency
 
@@ -67,19 +81,36 @@ class ImageFiles(Sequence[Image]):
         return ImageFiles([self.files[position] for position in positions], self.grey)
 
 
+class TooManyPixels(InputError):
+    """An image beyond its limit: known from its header, nothing was unpacked."""
+
+
 def decode(file: ImageFile, grey: bool) -> Image:
     """The image, uint8: (H, W) where `grey`, else (H, W, 3). Turned as its EXIF says; what is transparent is white.
 
     Raises InputError where it cannot be read or has more than MAX_PIXELS.
     """
-    with _opened(file) as opened:
-        image = PIL.ImageOps.exif_transpose(opened)
+    return np.array(picture(file, grey))
+
+
+def picture(file: ImageFile, grey: bool | None, limits: Limits = ANY_FORMAT) -> PIL.Image.Image:
+    """The same as Pillow's image, L where `grey`, else RGB: for what shrinks it first, an array is two copies more.
+
+    grey None: where the file holds no colour. Of several frames, the first. Raises InputError where it cannot be read,
+    TooManyPixels above the limit.
+    """
+    with _opened(file, limits) as opened:
+        image: PIL.Image.Image = opened
+        if grey is None:
+            grey = set(image.getbands()) <= _GREY_BANDS
+        PIL.ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion cuts at 255 instead of scaling
             image = PIL.Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("L" if grey else "RGB"))
+        mode = "L" if grey else "RGB"
+        return image if image.mode == mode else image.convert(mode)
 
 
 def is_grey(file: ImageFile) -> bool:
@@ -105,23 +136,29 @@ def fingerprints(images: Sequence[Image] | NDArray[np.uint8]) -> tuple[str, ...]
 
 
 @contextmanager
-def _opened(file: ImageFile) -> Iterator[PIL.Image.Image]:
+def _opened(file: ImageFile, limits: Limits = ANY_FORMAT) -> Iterator[PIL.Image.Image]:
     """The image with its header read; what fails until it is closed is told by the file's name."""
     try:
-        with file.open() as stream, PIL.Image.open(stream) as image:
-            _refuse_above_the_limit(image)
+        with file.open() as stream, PIL.Image.open(stream, formats=limits.formats) as image:
+            _check_size(image, limits.max_pixels)
             yield image
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
-        raise InputError(f"{file.where}: the image has more than {MAX_PIXELS // 1_000_000} million pixels") from None
+        raise TooManyPixels(f"{file.where}: the image has more than {_pixels(limits.max_pixels)}") from None
     except PIL.UnidentifiedImageError:
         raise InputError(f"{file.where} is not an image of a kind that can be read") from None
     except _UNREADABLE as error:
-        raise InputError(f"{file.where}: the image cannot be read: {error}") from error
+        raise InputError(f"{file.where}: the image cannot be read: {str(error) or 'it is damaged'}") from error
 
 
-def _refuse_above_the_limit(image: PIL.Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _check_size(image: PIL.Image.Image, max_pixels: int) -> None:
+    if not image.width or not image.height:
+        raise ValueError("it has no pixels")
+    if image.width * image.height > max_pixels:
         raise PIL.Image.DecompressionBombError
+
+
+def _pixels(count: int) -> str:
+    return f"{count // 1_000_000} million pixels" if count % 1_000_000 == 0 else f"{count:,} pixels"
 
 
 def image_file(path: Path) -> ImageFile:

@@ -4,6 +4,7 @@ FastAPI's own max_body_size answers in plain text and before the request has its
 ASGI, because Starlette's Request and Headers would cost the hot route more than parsing does.
 """
 
+from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +16,7 @@ from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarg
 Model = TypeVar("Model", bound=BaseModel)
 Headers = dict[bytes, bytes]
 MAX_NAME_CHARS = 100
+UNION_TAGS = frozenset({"text", "texts", "one_image", "more_images"})
 
 
 def headers_of(scope: Scope) -> Headers:
@@ -24,24 +26,47 @@ def headers_of(scope: Scope) -> Headers:
 
 async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
     """The whole body. Raises TooLarge (unread where its length is announced), UnsupportedMediaType or ClientGone."""
+    _check_headers(headers, max_bytes)
+    chunks, size, more = [], 0, True
+    while more:
+        chunk, more = await _next_chunk(receive)
+        size += len(chunk)
+        _check_size(size, max_bytes)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def body_chunks(headers: Headers, receive: Receive, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives. Raises as read_body does, for which this would be too slow by a generator."""
+    _check_headers(headers, max_bytes)
+    size, more = 0, True
+    while more:
+        chunk, more = await _next_chunk(receive)
+        size += len(chunk)
+        _check_size(size, max_bytes)
+        yield chunk
+
+
+async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:
+    """(bytes, whether there are more)."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone("the client left in the middle of its body")
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _check_headers(headers: Headers, max_bytes: int) -> None:
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("send the body as it is, without content-encoding")
     announced = headers.get(b"content-length", b"0")
     if not announced.isdigit() or int(announced) > max_bytes:
         told = announced.decode("latin-1")[:20]
         raise TooLarge(f"the body has {told} bytes and this service takes {max_bytes:,}: send less")
-    chunks, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the client left in the middle of its body")
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > max_bytes:
-            raise TooLarge(f"the body has more than the {max_bytes:,} bytes that this service takes: send less")
-        chunks.append(chunk)
-        more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise TooLarge(f"the body has more than the {max_bytes:,} bytes that this service takes: send less")
 
 
 def parse_json(model: type[Model], body: bytes) -> Model:
@@ -60,7 +85,7 @@ def invalid(details: list[ErrorDetails] | list[dict[str, Any]]) -> InvalidReques
     """What pydantic found wrong: the first in words, all of them in `errors`."""
     first = details[0]
     # Without the name of the union's branch: `inputs.texts.0` is no place in anybody's request.
-    parts = [_cut(part) for part in first["loc"] if part not in ("text", "texts")]
+    parts = [_cut(part) for part in first["loc"] if part not in UNION_TAGS]
     where = ".".join(map(str, parts)) or "the body"
     return InvalidRequest(
         f"{where}: {first['msg']}",

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
@@ -19,15 +19,19 @@ from starlette.types import Receive, Scope, Send
 from service.api.body import Headers, headers_of, parse_json, read_body
 from service.api.callers import GUARDED, authenticated
 from service.api.document import complete
+from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.cascade import MAX_HOPS, Answer, Call, Output
-from service.errors import GatekeeperError, InvalidRequest, TooLarge, TooManyHops
+from service.errors import GatekeeperError, InvalidRequest, Overloaded, RequestError, TooLarge, TooManyHops
 from service.gate import Reason, Route
+from service.remote import Input
 
 logger = logging.getLogger(__name__)
 
 HARD_TEXT_FACTOR = 8  # a text this many times over the cut is a mistake, not a long text
 MAX_TIMEOUT_MS = 86_400_000
+TAKES_TEXTS = 'this model takes texts: {"inputs": "a text"}'
+TAKES_IMAGES = 'this model takes images: {"inputs": {"image": BASE64}}, or files in a form'
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -64,6 +68,15 @@ class ClassifyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     inputs: Inputs
+    parameters: Parameters = Parameters()
+
+
+class ClassifyImagesRequest(BaseModel):
+    """One image or several, where the model takes images."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    inputs: ImageInputs
     parameters: Parameters = Parameters()
 
 
@@ -146,18 +159,17 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
     deadline = _deadline(headers)
     runtime.batcher.admit(1, deadline)
     hops = _hops(headers)
-    asked = parse_json(ClassifyRequest, await read_body(headers, receive, runtime.settings.max_body_bytes))
-    texts, truncated = _texts(asked.inputs, runtime.settings.max_items, runtime.settings.max_text_chars)
-    parameters = asked.parameters
+    read = _read_texts if runtime.decoder is None else _read_images
+    inputs, items, parameters, truncated = await read(headers, receive, runtime)
     caller.check_overrides(parameters.threshold, parameters.route)
     if parameters.threshold is not None:
         low, high = runtime.threshold_range
         if not low <= parameters.threshold <= high:
             raise InvalidRequest(f"parameters.threshold: must be between {low:g} and {high:g}, this score's range")
-    await runtime.rate_limits.spend(caller, len(texts))
+    await runtime.rate_limits.spend(caller, len(items))
     call = Call(
-        texts,
-        texts,
+        inputs,
+        items,
         scope["gatekeeper.request_id"],
         min(parameters.top_k, len(runtime.labels)),
         parameters.threshold,
@@ -190,12 +202,25 @@ class _Direct(Response):
         **GUARDED,
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ClassifyRequest"}}},
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/ClassifyRequest"},
+                            {"$ref": "#/components/schemas/ClassifyImagesRequest"},
+                        ]
+                    }
+                },
+                FORM: {"schema": {"$ref": "#/components/schemas/ClassifyForm"}},
+            },
         },
     },
 )
 async def documented(_: Request) -> Response:
-    """Classify one text or several: the small model answers what it is sure of, the large model the rest."""
+    """Classify one item or several: the small model answers what it is sure of, the large model the rest.
+
+    Texts or images, as the model takes them: `task` in GET /v1/models. Images also as files in a form.
+    """
     # app.py hands requests for this path to `classify` before FastAPI sees them; this one is for an app that is mounted
     # under another path, and for the OpenAPI document.
     return _Direct()
@@ -218,11 +243,55 @@ async def list_models(request: Request) -> ModelList:
     return ModelList(data=[served])
 
 
+class _Asked(NamedTuple):
+    """inputs and items as in Call; truncated: the positions of the texts that were cut."""
+
+    inputs: Sequence[Input]
+    items: Sequence[Any]
+    parameters: Parameters
+    truncated: frozenset[int] = frozenset()
+
+
+async def _read_texts(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
+    body = await read_body(headers, receive, runtime.max_body_bytes)
+    try:
+        asked = parse_json(ClassifyRequest, body)
+    except RequestError as error:
+        if is_form(headers):
+            raise InvalidRequest(f"{TAKES_TEXTS}, and no form") from None
+        raise _of_the_other_kind(error, TAKES_TEXTS) from None
+    texts, truncated = _texts(asked.inputs, runtime.settings.max_items, runtime.settings.max_text_chars)
+    return _Asked(texts, texts, asked.parameters, truncated)
+
+
+async def _read_images(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
+    if runtime.decoder.full:
+        raise Overloaded("too many images are waiting to be decoded: try again", retry_after_s=1)
+    max_items = runtime.settings.max_items
+    if is_form(headers):
+        form = await read_form(headers, receive, runtime.max_body_bytes, max_items)
+        return _Asked(Base64Files(form.files), form.files, form_parameters(Parameters, form.fields))
+    body = await read_body(headers, receive, runtime.max_body_bytes)
+    try:
+        asked = parse_json(ClassifyImagesRequest, body)
+    except InvalidRequest as error:
+        raise _of_the_other_kind(error, TAKES_IMAGES) from None
+    images = asked.inputs if isinstance(asked.inputs, list) else [asked.inputs]
+    _check_count(len(images), max_items)
+    encoded = [image.image for image in images]
+    return _Asked([{"image": image} for image in encoded], encoded, asked.parameters)
+
+
+def _of_the_other_kind(error: RequestError, takes: str) -> RequestError:
+    """The same refusal, which also says what this model takes where the input is of another kind."""
+    wrong_kind = error.errors and error.errors[0]["type"] in ("string_type", "model_type", "inputs_type")
+    return InvalidRequest(f"{error.detail}; {takes}", errors=error.errors) if wrong_kind else error
+
+
 def _texts(inputs: str | list[str], max_items: int, max_chars: int) -> tuple[list[str], frozenset[int]]:
     """The texts, cut to max_chars, and the positions of those that were."""
     texts = [inputs] if isinstance(inputs, str) else inputs
-    if len(texts) > max_items:
-        raise TooLarge(f"{len(texts):,} items, and {max_items:,} is the most in one request: send several")
+    _check_count(len(texts), max_items)
     long = [position for position, text in enumerate(texts) if len(text) > max_chars]
     if not long:
         return texts, frozenset()
@@ -235,6 +304,11 @@ def _texts(inputs: str | list[str], max_items: int, max_chars: int) -> tuple[lis
             )
         texts[position] = texts[position][:max_chars]
     return texts, frozenset(long)
+
+
+def _check_count(items: int, max_items: int) -> None:
+    if items > max_items:
+        raise TooLarge(f"{items:,} items, and {max_items:,} is the most in one request: send several")
 
 
 def _hops(headers: Headers) -> int:
@@ -307,10 +381,11 @@ def add_schemas(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (ClassifyRequest, Problem, *app.state.request_documents):
+        for model in (ClassifyRequest, ClassifyImagesRequest, Problem, *app.state.request_documents):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema
+        schemas["ClassifyForm"] = form_schema(schemas["Parameters"]["properties"])
         complete(document)
         return document
 

@@ -1,0 +1,78 @@
+"""A SmallCNN for inference, from its files alone: quicker to run, and to load, because transformers is not needed.
+
+In evaluation a batch norm only scales and shifts each channel, so it goes into the convolution before it, once, at load
+time. Equal to the SmallCNN but for rounding (2e-5 in a logit, 2e-6 in a confidence).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+MODEL_TYPE = "gatekeeper_small_cnn"
+BATCH_NORM_EPS = 1e-5  # what nn.BatchNorm2d adds to a variance, and what the SmallCNN leaves it at
+
+
+class FoldedCNN:
+    """pixel_values (N, num_channels, height, width) -> logits (N, num_labels)."""
+
+    def __init__(self, weights: dict[str, Tensor], channels: Sequence[int], convolutions: int) -> None:
+        """weights: a SmallCNN's state dict. Raises KeyError or RuntimeError where they are not one of that shape."""
+        self._blocks: list[list[tuple[Tensor, Tensor]]] = []
+        index = 0  # in `features`: each convolution with its batch norm and ReLU, and a maximum after each block
+        for _ in channels:
+            block = []
+            for _ in range(convolutions):
+                block.append(_folded(weights, index))
+                index += 3
+            self._blocks.append(block)
+            index += 1
+        self._hidden = weights["hidden.weight"], weights["hidden.bias"]
+        self._classifier = weights["classifier.weight"], weights["classifier.bias"]
+        self.num_labels = len(self._classifier[1])
+
+    @classmethod
+    def load(cls, directory: Path) -> "FoldedCNN":
+        """From config.json and model.safetensors, as SmallCNN.save_pretrained writes them."""
+        config = json.loads((directory / "config.json").read_bytes())
+        weights = {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
+        return cls(weights, config["channels"], config["convolutions"])
+
+    def __call__(self, pixel_values: Tensor) -> Tensor:
+        """Logits of a batch."""
+        # Half the time of the usual order of dimensions on a CPU.
+        features = pixel_values.to(memory_format=torch.channels_last)
+        for block in self._blocks:
+            for weight, bias in block[:-1]:
+                features = F.relu_(F.conv2d(features, weight, bias, padding=1))
+            weight, bias = block[-1]
+            # ReLU after the maximum, with which it changes places: a quarter of the work.
+            features = F.relu_(_halved(F.conv2d(features, weight, bias, padding=1)))
+        hidden = F.relu(F.linear(features.flatten(1), *self._hidden))
+        return F.linear(hidden, *self._classifier)
+
+
+def _folded(weights: dict[str, Tensor], index: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution `features[index]` with the batch norm behind it, rounded once."""
+    norm = {
+        name: weights[f"features.{index + 1}.{name}"].double()
+        for name in ("weight", "bias", "running_mean", "running_var")
+    }
+    scale = norm["weight"] / torch.sqrt(norm["running_var"] + BATCH_NORM_EPS)
+    weight = weights[f"features.{index}.weight"].double() * scale[:, None, None, None]
+    bias = (weights[f"features.{index}.bias"].double() - norm["running_mean"]) * scale + norm["bias"]
+    return weight.float().contiguous(memory_format=torch.channels_last), bias.float()
+
+
+def _halved(features: Tensor) -> Tensor:
+    """The maximum of every 2x2 square; a row or column left over is dropped, as nn.MaxPool2d does.
+
+    Of slices, because torch's own also tells where each maximum was, and takes as long as the convolution for it.
+    """
+    height, width = (side // 2 * 2 for side in features.shape[2:])
+    rows = torch.maximum(features[:, :, 0:height:2], features[:, :, 1:height:2])
+    return torch.maximum(rows[:, :, :, 0:width:2], rows[:, :, :, 1:width:2])

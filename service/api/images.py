@@ -1,0 +1,162 @@
+"""Images in a classify request: base64 in JSON, or files in a form. What is in them is told by service/decoding.py."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, NamedTuple, overload
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from starlette.datastructures import Headers as RawHeaders
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Receive
+
+from service.api.body import Headers, Model, body_chunks, invalid
+from service.errors import InvalidRequest, MalformedForm, TooLarge
+
+FILE_FIELDS = ("images", "image")
+MAX_FIELDS = 8  # there are four
+MAX_FIELD_BYTES = 64 * 1024
+FORM = "multipart/form-data"
+
+
+class EncodedImage(BaseModel):
+    """One image: PNG, JPEG, WebP, GIF (its first frame) or BMP, in base64; a data URL is fine too."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image: Annotated[str, StringConstraints(min_length=1)]
+
+
+def _kind_of_inputs(value: object) -> str | None:
+    return "one_image" if isinstance(value, dict) else "more_images" if isinstance(value, list) else None
+
+
+ImageInputs = Annotated[
+    Annotated[EncodedImage, Tag("one_image")] | Annotated[list[EncodedImage], Field(min_length=1), Tag("more_images")],
+    Discriminator(
+        _kind_of_inputs,
+        custom_error_type="inputs_type",
+        custom_error_message="must be one image, as an object with its base64 in `image`, or a list of them",
+    ),
+]
+
+
+class Form(NamedTuple):
+    """A form's files in their order, and its other fields by name."""
+
+    files: list[bytes]
+    fields: dict[str, str]
+
+
+class Base64Files(Sequence[dict[str, str]]):
+    """Files as they travel: each is put into base64 when it is asked for, so that only a deferred one is."""
+
+    def __init__(self, files: Sequence[bytes]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, position: int) -> dict[str, str]: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Base64Files": ...
+    def __getitem__(self, position: int | slice) -> "dict[str, str] | Base64Files":
+        if isinstance(position, slice):
+            return Base64Files(self._files[position])
+        return {"image": b64encode(self._files[position]).decode("ascii")}
+
+
+def is_form(headers: Headers) -> bool:
+    """Whether the body says that it is a form with files."""
+    return headers.get(b"content-type", b"")[: len(FORM)].lower() == FORM.encode()
+
+
+class _Parser(MultiPartParser):
+    # Never into a temporary file: all of them together fit into a body, and a disk may be full or read-only.
+    spool_max_size = 0
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def read_form(headers: Headers, receive: Receive, max_bytes: int, max_items: int) -> Form:
+    """The form, whole and in memory. Raises as read_body does, MalformedForm (no form) or InvalidRequest."""
+    async with aclosing(body_chunks(headers, receive, max_bytes)) as chunks:
+        parser = _Parser(
+            RawHeaders(raw=list(headers.items())),
+            chunks,
+            max_files=max_items,
+            max_fields=MAX_FIELDS,
+            max_part_size=MAX_FIELD_BYTES,
+        )
+        try:
+            parsed = await parser.parse()
+        except MultiPartException as error:
+            if error.message.startswith("Too many files"):
+                raise TooLarge(f"more than {max_items:,} files, the most in one request: send several") from None
+            raise MalformedForm(f"the form cannot be read: {error.message.rstrip('.')}") from None
+    if not parser.ended:  # else a part cut short would be left out without a word
+        raise MalformedForm("the form cannot be read: its last boundary is missing")
+    form = Form([], {})
+    for name, value in parsed.multi_items():
+        if isinstance(value, UploadFile):
+            form.files.append(_file(name, value))
+        else:
+            _add_field(form, name, value)
+    _check_size(form.files, max_bytes)
+    return form
+
+
+def form_parameters(model: type[Model], fields: dict[str, str]) -> Model:
+    """A form's fields as that document: one by one, or all in one field of JSON. Raises InvalidRequest."""
+    try:
+        if "parameters" not in fields:
+            return model.model_validate_strings(fields)
+        if len(fields) > 1:
+            raise InvalidRequest("send `parameters`, or its fields by themselves, not both")
+        return model.model_validate_json(fields["parameters"])
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=False)[:20]
+        raise invalid([{**entry, "loc": ("parameters", *entry["loc"])} for entry in details]) from None
+
+
+def _file(name: str, upload: UploadFile) -> bytes:
+    if name not in FILE_FIELDS:
+        raise InvalidRequest(f"{name[:40]!r} holds a file: files go under `images`")
+    with upload.file as file:
+        return file.read()
+
+
+def _add_field(form: Form, name: str, value: str) -> None:
+    if name in FILE_FIELDS:
+        raise InvalidRequest(f"{name}: must be a file, not text; with curl: -F {name}=@FILE")
+    if name in form.fields:
+        raise InvalidRequest(f"{name[:40]!r} is there twice")
+    form.fields[name] = value
+
+
+def _check_size(files: Sequence[bytes], max_bytes: int) -> None:
+    """A large model takes no longer body than we do, and images travel there in base64."""
+    if not files:
+        raise InvalidRequest("the form holds no file: images go under `images`; with curl: -F images=@FILE")
+    size = sum(map(len, files)) * 4 // 3
+    if size > max_bytes:
+        raise TooLarge(f"the images are {size:,} bytes of base64, and {max_bytes:,} is the most: send fewer")
+
+
+def form_schema(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The form for the OpenAPI document. parameters: the schema of their fields by name."""
+    image = {"type": "string", "format": "binary"}
+    return {
+        "type": "object",
+        "required": ["images"],
+        "additionalProperties": False,
+        "properties": {
+            "images": {"type": "array", "items": image, "minItems": 1},
+            **parameters,
+            "parameters": {"type": "string", "description": "the same as one field of JSON"},
+        },
+    }

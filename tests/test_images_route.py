@@ -1,0 +1,444 @@
+"""Images through the running pair of Fashion-MNIST bundles: base64 and files, and every bad image with its answer."""
+
+import base64
+import io
+import json
+import re
+import socket
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from processes import TOKEN, Service, eventually
+from tiny import tiny_images, write_tiny_fashion_mnist, write_tiny_images
+
+from models.bundle import load_bundle
+from models.classifier import Classifier, load_classifier
+from models.data.datasets import load_dataset
+from models.data.images import ImageFile, decode
+from models.endpoint import _batches
+from service.api.classify import ClassifyResponse
+from service.api.problems import Problem
+from service.cli import main
+from service.pair import _example
+
+ROUTE = "/v1/classify"
+
+
+@pytest.fixture
+def http(image_edge: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=image_edge.url, timeout=30.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def small(bundles: Path) -> Classifier:
+    return load_classifier(load_bundle(bundles / "fashion-mnist-small"))
+
+
+def encoded(image: PIL.Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return encoded(PIL.Image.fromarray(pixels))
+
+
+def item(content: bytes) -> dict[str, str]:
+    return {"image": base64.b64encode(content).decode()}
+
+
+def outputs(response: httpx.Response) -> list[dict[str, object]]:
+    assert response.status_code == 200, response.text
+    ClassifyResponse.model_validate_json(response.content)
+    found: list[dict[str, object]] = response.json()["outputs"]
+    return found
+
+
+def refused(response: httpx.Response, status: int) -> str:
+    """The detail of a problem of that status."""
+    assert response.status_code == status, response.text[:300]
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(response.content)
+    assert 10 < len(problem.detail) < 400
+    assert "\n" not in problem.detail
+    return problem.detail
+
+
+PIXELS = np.concatenate([tiny_images(label, 20) for label in range(10)])
+FILE = png(PIXELS[0])
+
+
+def test_online_is_offline_to_the_last_bit(http: httpx.Client, small: Classifier) -> None:
+    """PNG loses nothing, and the same arithmetic runs on both sides: in the same batches, the same floats."""
+    for start in range(0, len(PIXELS), 32):
+        batch = PIXELS[start : start + 32]
+        expected = small.predict(list(batch))
+        answered = outputs(http.post(ROUTE, json={"inputs": [item(png(image)) for image in batch]}))
+        assert [output["confidence"] for output in answered] == [prediction.confidence for prediction in expected]
+        names = [small.labels[prediction.label] for prediction in expected]
+        assert [output["small"]["label"] for output in answered] == names  # type: ignore[index]
+
+
+def test_files_in_a_form_are_answered_as_base64_is(http: httpx.Client) -> None:
+    contents = [png(PIXELS[number]) for number in (3, 77, 140)]
+    parameters = {"top_k": 3, "threshold": 0.9}
+    expected = outputs(http.post(ROUTE, json={"inputs": list(map(item, contents)), "parameters": parameters}))
+    assert len(expected[0]["top"]) == 3  # type: ignore[arg-type]
+    files = [("images", (f"{number}.png", content)) for number, content in enumerate(contents)]
+    fields = {"top_k": "3", "threshold": "0.9"}
+    assert outputs(http.post(ROUTE, files=files, data=fields)) == expected
+    assert outputs(http.post(ROUTE, files=files, data={"parameters": json.dumps(parameters)})) == expected
+    assert outputs(http.post(ROUTE, files={"image": contents[0]}))[0]["small"] == pytest.approx(expected[0]["small"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(FILE).decode(),
+        base64.encodebytes(FILE).decode(),
+        "data:image/png;base64," + base64.b64encode(FILE).decode(),
+        "DATA:;BASE64," + base64.encodebytes(FILE).decode().replace("\n", "\r\n"),
+    ],
+)
+def test_base64_as_tools_write_it(http: httpx.Client, text: str) -> None:
+    """Alone or in a list, with line breaks, as a data URL; the large model takes what the edge takes."""
+    alone = outputs(http.post(ROUTE, json={"inputs": {"image": text}}))
+    assert outputs(http.post(ROUTE, json={"inputs": [{"image": text}]})) == alone
+    assert alone == outputs(http.post(ROUTE, json={"inputs": item(FILE)}))
+    (forced,) = outputs(http.post(ROUTE, json={"inputs": {"image": text}, "parameters": {"route": "large"}}))
+    assert forced["decision"] == "deferred"
+
+
+def test_only_what_is_deferred_travels_to_the_large_model(http: httpx.Client, image_large: Service) -> None:
+    def items() -> float:
+        lines = httpx.get(f"{image_large.url}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("gatekeeper_items_total{"))
+
+    confidences = [output["confidence"] for output in outputs(http.post(ROUTE, files=files(PIXELS[:9])))]
+    threshold = sorted(confidences)[3]  # type: ignore[type-var]
+    before = items()
+    answered = outputs(http.post(ROUTE, files=files(PIXELS[:9]), data={"threshold": str(threshold)}))
+    deferred = [number for number, output in enumerate(answered) if output["decision"] == "deferred"]
+    assert deferred == [number for number, confidence in enumerate(confidences) if confidence < threshold]  # type: ignore[operator]
+    assert len(deferred) == 3
+    assert items() - before == 3
+    with httpx.Client(base_url=image_large.url) as large:
+        direct = outputs(large.post(ROUTE, json={"inputs": [item(png(PIXELS[number])) for number in deferred]}))
+    assert [output["score"] for output in direct] == [answered[number]["score"] for number in deferred]
+    assert {output["answered_by"] for output in direct} == {"large"}
+
+
+def files(pixels: np.ndarray) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", ("x.png", png(image))) for image in pixels]
+
+
+def turned() -> bytes:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    return encoded(colour((90, 60)), "JPEG", exif=exif)
+
+
+def colour(size: tuple[int, int]) -> PIL.Image.Image:
+    generator = np.random.default_rng(1)
+    return PIL.Image.fromarray(generator.integers(0, 256, (8, 8, 3)).astype(np.uint8)).resize(size)
+
+
+KINDS = {
+    "grey, the model's size": encoded(colour((28, 28)).convert("L")),
+    "grey, larger": encoded(colour((280, 280)).convert("L")),
+    "one pixel": encoded(colour((1, 1))),
+    "wide": encoded(colour((900, 3))),
+    "colour": encoded(colour((28, 28))),
+    "transparent": encoded(colour((40, 40)).convert("RGBA")),
+    "half transparent": encoded(PIL.Image.new("RGBA", (30, 30), (10, 200, 30, 90))),
+    "grey with transparency": encoded(colour((40, 40)).convert("LA")),
+    "a palette": encoded(colour((40, 40)).convert("P")),
+    "black and white": encoded(colour((40, 40)).convert("1")),
+    "16 bits": encoded(PIL.Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30) * 70)),
+    "turned by its EXIF": turned(),
+    "JPEG": encoded(colour((300, 200)), "JPEG"),
+    "JPEG in CMYK": encoded(colour((30, 20)).convert("CMYK"), "JPEG"),
+    "JPEG of many passes": encoded(colour((300, 200)), "JPEG", progressive=True),
+    "WebP": encoded(colour((30, 20)), "WEBP"),
+    "GIF of four frames": encoded(
+        colour((30, 20)), "GIF", save_all=True, append_images=[colour((30, 20)).rotate(angle) for angle in (9, 99, 180)]
+    ),
+    "BMP": encoded(colour((30, 20)), "BMP"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_image_of_any_kind_is_what_the_job_reads(http: httpx.Client, small: Classifier, name: str) -> None:
+    file = ImageFile(name, lambda: io.BytesIO(KINDS[name]))
+    expected = {small.predict([decode(file, grey)])[0].confidence for grey in (False, True)}
+    (output,) = outputs(http.post(ROUTE, json={"inputs": item(KINDS[name])}))
+    assert output["confidence"] in expected
+
+
+def test_exif_turns_and_only_the_first_frame_counts(http: httpx.Client) -> None:
+    contents = [KINDS["turned by its EXIF"], KINDS["GIF of four frames"], encoded(colour((30, 20)), "GIF")]
+    first, animated, still = outputs(http.post(ROUTE, json={"inputs": list(map(item, contents))}))
+    with PIL.Image.open(io.BytesIO(contents[0])) as image:
+        upright = png(np.asarray(image.transpose(PIL.Image.Transpose.ROTATE_270)))
+    assert first["confidence"] == outputs(http.post(ROUTE, json={"inputs": [item(upright)] * 3}))[0]["confidence"]
+    assert animated["confidence"] == still["confidence"]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_bomb(side: int) -> bytes:
+    """A grey PNG of side x side zeros, of which 16 MB are there."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(16_100_000), 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def webp_bomb() -> bytes:
+    return encoded(PIL.Image.new("L", (12_000, 12_000)), "WEBP", lossless=True, method=0, quality=0)
+
+
+def gif_bomb() -> bytes:
+    content = encoded(colour((9, 9)), "GIF")
+    return content[:6] + struct.pack("<HH", 65535, 65535) + content[10:]
+
+
+def text_bomb() -> bytes:
+    """A PNG whose compressed texts unpack to 256 MB."""
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(4_000_000), 9))
+    return FILE[:33] + text * 64 + FILE[33:]
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    content = encoded(PIL.Image.new("L", (40, 40), 77), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * count + content[-2:]
+
+
+def jpeg_of_exif_parts(count: int) -> bytes:
+    content = encoded(PIL.Image.new("L", (40, 40), 77), "JPEG")
+    return content[:2] + (b"\xff\xe1\0\x0aExif\0\0aa") * count + content[2:]
+
+
+def damaged(content: bytes) -> bytes:
+    wrong = bytearray(content)
+    wrong[-20] ^= 0xFF
+    return bytes(wrong)
+
+
+BAD_IMAGES = {
+    "16 MB of pixels in 16 kB": (png_bomb(4_001), 413, "more than 16 million pixels"),
+    "144 million pixels of WebP": (webp_bomb(), 413, "more than 16 million pixels"),
+    "GIF whose screen is huge": (gif_bomb(), 413, "million pixels"),
+    "BMP that says it is huge": (
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 1 << 30, 1 << 30, 1, 24, 0, 0, 0, 0, 0, 0),
+        413,
+        "million pixels",
+    ),
+    "PNG whose texts unpack": (text_bomb(), 422, "cannot be read"),
+    "JPEG of many scans": (jpeg_of_scans(100), 422, "scans or EXIF parts"),
+    "JPEG of many EXIF parts": (jpeg_of_exif_parts(100), 422, "scans or EXIF parts"),
+    "empty": (b"", 422, "empty"),
+    "one byte": (b"\x89", 422, "kind"),
+    "text": (b"hello", 422, "kind"),
+    "half a PNG": (FILE[: len(FILE) // 2], 422, "cannot be read"),
+    "half a JPEG": (KINDS["JPEG"][: len(KINDS["JPEG"]) // 2], 422, "cannot be read"),
+    "wrong checksum": (damaged(FILE), 422, "cannot be read"),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', 422, "PNG, JPEG, WebP, GIF or BMP"),
+    "PDF": (encoded(colour((9, 9)), "PDF"), 422, "PNG, JPEG, WebP, GIF or BMP"),
+    "EPS": (encoded(colour((9, 9)), "EPS"), 422, "PNG, JPEG, WebP, GIF or BMP"),
+    "TIFF": (encoded(colour((9, 9)), "TIFF"), 422, "PNG, JPEG, WebP, GIF or BMP"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_is_refused_by_its_place(http: httpx.Client, name: str) -> None:
+    content, status, words = BAD_IMAGES[name]
+    body = {"inputs": [item(FILE), {"image": item(content)["image"] or "data:;base64,"}]}
+    detail = refused(http.post(ROUTE, json=body), status)
+    assert detail.startswith("inputs.1")
+    assert words in detail
+    sent = [("images", ("good.png", FILE)), ("images", ("bad", content))]
+    assert refused(http.post(ROUTE, files=sent), status).startswith("inputs.1")
+
+
+def test_bombs_cost_no_memory(http: httpx.Client, image_edge: Service) -> None:
+    def peak_mib() -> float:
+        status = Path(f"/proc/{image_edge.process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+
+    outputs(http.post(ROUTE, json={"inputs": item(encoded(colour((4_000, 4_000)), "JPEG"))}))  # the most there is
+    before = peak_mib()
+    for content in (png_bomb(50_000), webp_bomb(), text_bomb()):
+        assert http.post(ROUTE, files={"images": content}).status_code in (413, 422)
+    assert peak_mib() - before < 100
+
+
+GOOD = item(FILE)
+BAD_BODIES = {
+    "a text": ({"inputs": "hello"}, "this model takes images"),
+    "texts": ({"inputs": ["hello"]}, "this model takes images"),
+    "a number": ({"inputs": 3}, "this model takes images"),
+    "nothing": ({"inputs": None}, "this model takes images"),
+    "no items": ({"inputs": []}, "at least 1 item"),
+    "a list in a list": ({"inputs": [[GOOD]]}, "inputs.0: "),
+    "a number as image": ({"inputs": [GOOD, {"image": 3}]}, "inputs.1.image: "),
+    "an empty image": ({"inputs": {"image": ""}}, "inputs.image: "),
+    "another field": ({"inputs": {**GOOD, "url": "http://127.0.0.1/"}}, "inputs.url: "),
+    "a URL": ({"inputs": {"image": "http://127.0.0.1/a.png"}}, "inputs.0.image: it cannot be read as base64"),
+    "no base64 at all": ({"inputs": {"image": "!!!"}}, "inputs.0.image: it cannot be read as base64"),
+    "half of base64": ({"inputs": {"image": "abcde"}}, "inputs.0.image: it cannot be read as base64"),
+    "not ASCII": ({"inputs": [GOOD, {"image": "ü"}]}, "inputs.1.image: it cannot be read as base64"),
+    "the other alphabet": ({"inputs": {"image": "_-" + GOOD["image"]}}, "the base64 alphabet with + and /"),
+    "a data URL without base64": ({"inputs": {"image": "data:image/png,abc"}}, "data:image/png;base64,"),
+    "an unknown parameter": ({"inputs": GOOD, "parameters": {"k": 1}}, "parameters.k: "),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_bad_json_is_refused_with_a_problem(http: httpx.Client, name: str) -> None:
+    body, words = BAD_BODIES[name]
+    assert words in refused(http.post(ROUTE, json=body), 422)
+
+
+def part(name: str, content: str, filename: str | None = None) -> str:
+    file = "" if filename is None else f'; filename="{filename}"'
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n{content}\r\n'
+
+
+END = "--b--\r\n"
+BAD_FORMS = {
+    "empty": ("", 400, "cannot be read"),
+    "no form": ("hello", 400, "cannot be read"),
+    "cut in the middle": (part("images", "x", "a") + part("images", "x", "b"), 400, "last boundary is missing"),
+    "a part without a name": ("--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n" + END, 400, '"name" must'),
+    "nothing in it": (END, 422, "-F images=@FILE"),
+    "no file": (part("top_k", "1") + END, 422, "-F images=@FILE"),
+    "text for a file": (part("images", "shirt.png") + END, 422, "-F images=@FILE"),
+    "a file elsewhere": (part("picture", "x", "a") + END, 422, "'picture' holds a file"),
+    "an empty file": (part("images", "", "a") + END, 422, "inputs.0: the image is empty"),
+    "an unknown field": (part("images", "x", "a") + part("topk", "1") + END, 422, "parameters.topk"),
+    "a wrong value": (part("images", "x", "a") + part("top_k", "many") + END, 422, "parameters.top_k"),
+    "not finite": (part("images", "x", "a") + part("threshold", "nan") + END, 422, "parameters.threshold"),
+    "out of range": (part("images", "x", "a") + part("threshold", "2") + END, 422, "parameters.threshold"),
+    "a field twice": (part("images", "x", "a") + part("top_k", "1") * 2 + END, 422, "'top_k' is there twice"),
+    "parameters twice": (part("images", "x", "a") + part("parameters", "{}") + part("top_k", "1") + END, 422, "both"),
+    "parameters not JSON": (part("images", "x", "a") + part("parameters", "{") + END, 422, "parameters: Invalid JSON"),
+    "257 files": (part("images", "x", "a") * 257 + END, 413, "256"),
+    "fifty fields": ("".join(part(f"field{number}", "x") for number in range(50)) + END, 400, "Too many fields"),
+    "a long field": (part("parameters", "x" * 100_000) + END, 400, "64KB"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FORMS)
+def test_a_bad_form_is_refused_with_a_problem(http: httpx.Client, name: str) -> None:
+    body, status, words = BAD_FORMS[name]
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    assert words in refused(http.post(ROUTE, content=body.encode(), headers=headers), status)
+
+
+def test_the_limits_of_a_body_hold_for_forms_too(http: httpx.Client) -> None:
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    assert "boundary" in refused(http.post(ROUTE, content=b"x", headers={"content-type": "multipart/form-data"}), 400)
+    assert "33,554,432" in refused(http.post(ROUTE, content=bytes(33 * 1024 * 1024), headers=form), 413)
+    megabyte = b"x" * 1024 * 1024
+
+    def endless() -> Iterator[bytes]:
+        yield part("images", "", "a")[:-2].encode()
+        for _ in range(40):
+            yield megabyte
+
+    assert "33,554,432" in refused(http.post(ROUTE, content=endless(), headers=form), 413)
+    # 26 MB of files fit into a body, but not their base64 into one to the large model.
+    assert "of base64" in refused(http.post(ROUTE, files=[("images", megabyte)] * 26), 413)
+    assert "256" in refused(http.post(ROUTE, json={"inputs": [GOOD] * 257}), 413)
+    assert len(outputs(http.post(ROUTE, json={"inputs": [GOOD] * 256}))) == 256
+
+
+def test_an_own_deadline_holds_for_decoding(http: httpx.Client) -> None:
+    photo = item(encoded(colour((4_000, 3_000)), "JPEG"))
+    response = http.post(ROUTE, json={"inputs": [photo] * 30}, headers={"x-request-timeout-ms": "50"})
+    assert "deadline" in refused(response, 504)
+
+
+def test_what_a_client_that_left_has_sent_is_not_decoded(http: httpx.Client, image_edge: Service) -> None:
+    """All of them would take far longer than it takes to notice."""
+
+    def gone() -> float:
+        found = re.findall(r'gatekeeper_rejected_total\{.*reason="client-gone".*\} (.+)', http.get("/metrics").text)
+        return float(found[0]) if found else 0.0
+
+    before = gone()
+    photo = item(encoded(PIL.Image.new("RGB", (4_000, 3_000), "teal"), "JPEG"))
+    body = json.dumps({"inputs": [photo] * 100}).encode()
+    assert len(body) < 32 * 1024 * 1024
+    with socket.create_connection(("127.0.0.1", image_edge.port)) as connection:
+        head = f"POST {ROUTE} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        connection.sendall(head + body)
+    eventually(lambda: gone() == before + 1, "the client that left is noticed")
+    assert len(outputs(http.post(ROUTE, json={"inputs": GOOD}))) == 1
+
+
+@given(content=st.one_of(st.binary(max_size=300), st.integers(0, len(FILE) - 1).map(lambda cut: FILE[:cut])))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_no_bytes_are_more_than_a_bad_request(http: httpx.Client, content: bytes) -> None:
+    assert http.post(ROUTE, files={"images": content}).status_code in (200, 413, 422)
+    assert http.post(ROUTE, content=content, headers={"content-type": "application/json"}).status_code in (400, 422)
+    for start in (b"", b"--b\r\n", part("images", "", "a").encode()):
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        assert http.post(ROUTE, content=start + content, headers=headers).status_code in (400, 413, 422)
+
+
+def test_the_service_says_that_it_takes_images(http: httpx.Client, image_edge: Service, image_large: Service) -> None:
+    (served,) = http.get("/v1/models").json()["data"]
+    assert (served["id"], served["task"]) == ("fashion-mnist-small", "image-classification")
+    content = http.get("/openapi.json").json()["paths"][ROUTE]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", "multipart/form-data"}
+    with httpx.Client(base_url=image_large.url) as large:
+        assert "this model takes images" in refused(large.post(ROUTE, json={"inputs": "hello"}), 422)
+    state = http.get("/admin/v1/status", headers={"authorization": f"Bearer {TOKEN}"}).json()
+    assert state["remote"]["labels_match"] is True
+
+
+def test_the_first_command_that_up_prints_works(image_edge: Service, tmp_path: Path) -> None:
+    (tmp_path / "shirt.png").write_bytes(FILE)
+    command = f"curl -s {image_edge.url}{ROUTE} {_example(image_edge.url)}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=30, check=True)
+    assert len(ClassifyResponse.model_validate_json(done.stdout).outputs) == 1
+
+
+def test_the_demo_says_that_it_has_no_images(image_edge: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--url", image_edge.url]) == 2
+    complaint = capsys.readouterr().err
+    assert "fashion-mnist-small" in complaint
+    assert "-F images=@FILE" in complaint
+
+
+def test_the_job_finds_its_own_decisions_in_the_service(
+    tmp_path: Path, bundles: Path, image_edge: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_fashion_mnist(tmp_path)
+    size = [str(bundles / f"fashion-mnist-{name}") for name in ("small", "large")]
+    options = ["--data", "fashion-mnist", "--data-dir", str(tmp_path), "--endpoint", image_edge.url]
+    assert main(["evaluate", size[0], "--large", size[1], *options, "--thresholds", "0.5,0.9"]) == 0
+    assert "80 items a threshold" in capsys.readouterr().out
+
+
+def test_the_job_sends_files_as_they_are_and_arrays_as_png(tmp_path: Path) -> None:
+    data = load_dataset(str(write_tiny_images(tmp_path)), None)
+    batches = list(_batches(data, 10))
+    assert [len(batch) for batch in batches] == [10, 10, 4]
+    sent = base64.b64decode(batches[0][0]["image"])  # type: ignore[index]
+    assert sent in {path.read_bytes() for path in tmp_path.glob("test/*/*.png")}
