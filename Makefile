@@ -9,7 +9,7 @@ LARGE_IMAGES := models/bundles/fashion-mnist-large
 SMALL_IMAGES := models/bundles/fashion-mnist-small
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test faults lint bench bench-quick bench-job overload batching soak loadtest bundles constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak loadtest bundles constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -54,6 +54,9 @@ bench-quick: $(READY) ## the edge beside a bare FastAPI route and a direct call,
 bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; a million rows evaluated and calibrated
 	@$(BIN)/python -m models.bench steps $(ARGS)
 	@$(BIN)/python -m models.bench rows $(ARGS)
+
+layers: $(READY) ## where the time of one request goes, layer by layer (needs wrk)
+	@$(BIN)/python -m loadtests.layers $(ARGS)
 
 overload: $(READY) ## goodput and latency from half to ten times the capacity, open loop
 	@$(BIN)/python -m loadtests.overload $(ARGS)

@@ -75,7 +75,7 @@ def measure_accept(plan: Plan, peers: Sequence[Peer], directory: Path, cores: Co
         edge = stack.enter_context(running_edge(directory, cores))
         ours = Contestant(edge, PATH, REQUEST, _check_accepted, "bare", essential=True)
         answer = ours.ask()
-        route = stack.enter_context(_bare(directory, cores, answer))
+        route = stack.enter_context(running_bare(directory, cores, answer))
         bare = Contestant(route, PATH, REQUEST, _same(answer), None, essential=True)
         for server in (edge, route):
             server.tree.pause()
@@ -88,7 +88,7 @@ def measure_accept(plan: Plan, peers: Sequence[Peer], directory: Path, cores: Co
     return path_report("accept", contestants, outcome, missing, len(answer), versions)
 
 
-def _bare(directory: Path, cores: Cores, answer: bytes) -> AbstractContextManager[Server]:
+def running_bare(directory: Path, cores: Cores, answer: bytes) -> AbstractContextManager[Server]:
     """The reference, which gives the edge's own answer to everything."""
     return running(
         "bare",

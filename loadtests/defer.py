@@ -66,7 +66,7 @@ def measure_defer(plan: Plan, chosen: Sequence[str], directory: Path, cores: Cor
     """Raises BenchFailed when the edge or the stub cannot be measured; of a gateway the report says why."""
     with ExitStack() as stack:
         print("defer path: starting the stub upstream, the edge and the gateways ...", flush=True)
-        stub = stack.enter_context(_stub(directory, cores))
+        stub = stack.enter_context(running_stub(directory, cores))
         edge = stack.enter_context(running_edge(directory, cores, stub.url))
         set_threshold(edge, EVERYTHING)
         direct = Contestant(stub, PATH, REQUEST, _check_contract, None, essential=True, pausable=False)
@@ -87,7 +87,7 @@ def measure_defer(plan: Plan, chosen: Sequence[str], directory: Path, cores: Cor
     return path_report("defer", contestants, outcome, missing, len(answer), versions)
 
 
-def _stub(directory: Path, cores: Cores) -> AbstractContextManager[Server]:
+def running_stub(directory: Path, cores: Cores) -> AbstractContextManager[Server]:
     """On the load's core: what it costs is no part of what is measured in front of it."""
     return running(
         "direct",

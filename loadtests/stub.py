@@ -10,6 +10,7 @@ GET /calls counts what was asked of it, so that a cascade can be shown to have a
 import argparse
 import asyncio
 import json
+from functools import cache
 from typing import Any
 
 import httptools
@@ -25,7 +26,6 @@ _OUTPUT = {
     "reason": None,
     "small": None,
 }
-CLASSIFIED = {"id": "stub", "model": "stub-large", "policy_version": 1, "threshold": 0.5, "outputs": [_OUTPUT]}
 COMPLETED = {
     "id": "chatcmpl-stub",
     "object": "chat.completion",
@@ -43,13 +43,20 @@ def response(status: str, body: dict[str, Any]) -> bytes:
     return head.encode() + content
 
 
+@cache
+def classified(items: int) -> bytes:
+    """The contract's answer to so many items: the edge may ask for several requests' at once."""
+    answer = {"id": "stub", "model": "stub-large", "policy_version": 1, "threshold": 0.5, "outputs": [_OUTPUT] * items}
+    return response("200 OK", answer)
+
+
 ANSWERS = {
-    b"/v1/classify": response("200 OK", CLASSIFIED),
     b"/v1/chat/completions": response("200 OK", COMPLETED),
     b"/readyz": response("200 OK", {}),
 }
 NOT_FOUND = response("404 Not Found", {"detail": "a stub"})
-_calls = dict.fromkeys((path.decode() for path in ANSWERS), 0)
+CLASSIFY = b"/v1/classify"
+_calls = dict.fromkeys((path.decode() for path in (CLASSIFY, *ANSWERS)), 0)
 
 
 class StubProtocol(asyncio.Protocol):
@@ -58,6 +65,7 @@ class StubProtocol(asyncio.Protocol):
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
         self._path = b""
+        self._body = b""
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,14 +78,21 @@ class StubProtocol(asyncio.Protocol):
             self._transport.close()
 
     def on_message_begin(self) -> None:
-        self._path = b""
+        self._path = self._body = b""
 
     def on_url(self, url: bytes) -> None:
         self._path += url
 
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
     def on_message_complete(self) -> None:
         if self._path == b"/calls":
             self._transport.write(response("200 OK", _calls))
+        elif self._path == CLASSIFY:
+            _calls["/v1/classify"] += 1
+            inputs = json.loads(self._body)["inputs"]
+            self._transport.write(classified(len(inputs) if isinstance(inputs, list) else 1))
         elif self._path in ANSWERS:
             _calls[self._path.decode()] += 1
             self._transport.write(ANSWERS[self._path])
