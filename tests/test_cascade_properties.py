@@ -375,11 +375,13 @@ def an_app(stage: Stage) -> FastAPI:
         batcher=stage.batcher,
         rate_limits=RateLimits(None, group="", on_spent=lambda *_: None, on_shared=lambda _: None),
         classifier=stage.cascade,
+        decoder=None,
+        max_body_bytes=100_000,
         draining=False,
         labels=LABELS,
         metrics=stage.metrics,
         name="small",
-        settings=SimpleNamespace(max_body_bytes=100_000, max_items=40, max_text_chars=100),
+        settings=SimpleNamespace(max_items=40, max_text_chars=100),
         threshold_range=(0.0, 1.0),
     )
     return app

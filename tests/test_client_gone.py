@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.cascade import _unless_gone
+from service.cascade import unless_gone
 from service.errors import ClientGone, RemoteTimeout
 
 
@@ -27,7 +27,7 @@ async def test_the_work_of_a_client_that_has_left_is_cancelled() -> None:
             raise
 
     with pytest.raises(ClientGone):
-        await _unless_gone(work(), leaving)
+        await unless_gone(work(), leaving)
     assert ended == ["cancelled"]
     this = asyncio.current_task()
     assert this is not None
@@ -44,13 +44,13 @@ async def test_the_answer_and_the_error_of_the_work_come_through() -> None:
         await asyncio.sleep(0)
         raise RemoteTimeout("late")
 
-    assert await _unless_gone(answer(), staying) == 7
+    assert await unless_gone(answer(), staying) == 7
     with pytest.raises(RemoteTimeout):
-        await _unless_gone(fail(), staying)
+        await unless_gone(fail(), staying)
 
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
-    task = asyncio.create_task(_unless_gone(staying(), staying))
+    task = asyncio.create_task(unless_gone(staying(), staying))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -69,7 +69,7 @@ async def test_leaving_at_the_moment_of_the_answer_cancels_nothing_that_comes_af
             await asyncio.sleep(0)
 
     try:
-        assert await _unless_gone(answer(), leave) == 7
+        assert await unless_gone(answer(), leave) == 7
     except ClientGone:
         assert turns >= 2
     for _ in range(5):
@@ -79,4 +79,4 @@ async def test_leaving_at_the_moment_of_the_answer_cancels_nothing_that_comes_af
 async def test_a_deadline_around_the_work_stays_a_deadline() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await _unless_gone(staying(), staying)
+            await unless_gone(staying(), staying)

@@ -412,9 +412,9 @@ def test_the_service_says_that_it_takes_images(http: httpx.Client, image_edge: S
     assert state["remote"]["labels_match"] is True
 
 
-def test_the_first_command_that_up_prints_works(image_edge: Service, tmp_path: Path) -> None:
+def test_the_first_command_that_up_prints_works(image_edge: Service, bundles: Path, tmp_path: Path) -> None:
     (tmp_path / "shirt.png").write_bytes(FILE)
-    command = f"curl -s {image_edge.url}{ROUTE} {_example(image_edge.url)}"
+    command = f"curl -s {image_edge.url}{ROUTE} {_example(bundles / 'fashion-mnist-small', guarded=False)}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=30, check=True)
     assert len(ClassifyResponse.model_validate_json(done.stdout).outputs) == 1
 
