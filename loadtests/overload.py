@@ -32,7 +32,7 @@ from loadtests.options import RESULTS, between
 from loadtests.pictures import overload_picture
 from loadtests.servers import BenchFailed, choose_cores
 from loadtests.targets import TARGETS, Target, target
-from loadtests.watch import own_cpu_s, reset_peak
+from loadtests.watch import own_cpu_s, peak_mib, reset_peak
 
 FACTORS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 CLOSED_CONNECTIONS = 32
@@ -164,9 +164,9 @@ def _step(edge: Target, factor: float, rate: float, number: int, arguments: argp
 
     moments = poisson(rate, arguments.seconds, number)
     reset_peak(edge.server.process.pid)
-    cpu_before_s, own_before_s, began = edge.server.cpu_s, own_cpu_s(), time.perf_counter()
+    cpu_before_s, own_before_s, began = edge.server.tree.cpu_s(), own_cpu_s(), time.perf_counter()
     outcomes = run_load(ask())
-    elapsed_s, cpu_after_s = time.perf_counter() - began, edge.server.cpu_s
+    elapsed_s, cpu_after_s = time.perf_counter() - began, edge.server.tree.cpu_s()
     if edge.server.process.poll() is not None:
         raise BenchFailed(f"{edge.name} has ended with exit code {edge.server.process.returncode}")
     figures = counted(outcomes, arguments.seconds * WARM_UP, arguments.seconds)
@@ -175,7 +175,7 @@ def _step(edge: Target, factor: float, rate: float, number: int, arguments: argp
         factor=factor,
         round=number,
         planned_per_s=rate,
-        peak_mib=edge.server.peak_mib,
+        peak_mib=peak_mib(edge.server.process.pid),
         server_core=None if cpu_before_s is None or cpu_after_s is None else (cpu_after_s - cpu_before_s) / elapsed_s,
         load_core=(own_cpu_s() - own_before_s) / elapsed_s,
         **figures,

@@ -48,6 +48,11 @@ def reset_peak(pid: int) -> None:
         Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
+def peak_mib(pid: int) -> float:
+    """The most that was resident (VmHWM) since its start, or since reset_peak."""
+    return _kib(Path(f"/proc/{pid}/status").read_text(), "VmHWM") / 1024
+
+
 def own_cpu_s() -> float:
     """CPU time of this process so far."""
     times = os.times()

@@ -19,6 +19,7 @@ from service.pace import Pace
 from service.runner import InlineRunner, ThreadRunner
 
 REACH_BATCHES = 4  # a batch is chosen from the oldest four batches' worth of items, so that choosing has a bound
+TOO_LONG = "the queue is too long: try again"
 CLOSE_S = 1.0  # clients have had all of shutdown_timeout_s: what still runs then answers nobody
 
 Item = TypeVar("Item")
@@ -138,18 +139,23 @@ class Batcher(Generic[Item, Result]):
             raise _stopping()
         if self._runner.trouble is not None:
             raise self._model_down()
-        limits = self._limits
-        if self._queue.depth + items > limits.max_queue_items:
-            raise Overloaded("the queue is full: try again", retry_after_s=self._retry_after_s())
-        if self._queue.depth >= limits.max_batch_items and self.wait_s() > limits.max_queue_wait_s:
-            raise Overloaded("the queue is too long: try again", retry_after_s=self._retry_after_s())
+        if self._queue.depth + items > self._limits.max_queue_items or self.overloaded():
+            raise Overloaded(TOO_LONG, retry_after_s=self.retry_after_s())
         if deadline is not None and self._clock() + self.wait_s(items) > deadline:
             raise Overloaded(
                 "the queue would take longer than the request's own deadline: try again, or allow more time",
-                retry_after_s=self._retry_after_s(),
+                retry_after_s=self.retry_after_s(),
             )
 
-    def _retry_after_s(self) -> int:
+    def overloaded(self) -> bool:
+        """Whether any request would be refused now: no room, or a wait that is too long."""
+        depth, limits = self._queue.depth, self._limits
+        if depth < limits.max_batch_items:
+            return depth >= limits.max_queue_items
+        return depth >= limits.max_queue_items or self.wait_s() > limits.max_queue_wait_s
+
+    def retry_after_s(self) -> int:
+        """What to tell whoever is refused, in whole seconds."""
         return min(60, max(1, math.ceil(self.wait_s())))
 
     def _wake(self) -> None:

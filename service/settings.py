@@ -39,6 +39,7 @@ class _CommonSettings(BaseSettings):
     )
     max_queue_items: int = Field(2_048, ge=1, le=1_000_000, description="waiting items; above: 429. At least max_items")
     max_batch_items: int = Field(32, ge=1, le=4_096)
+    max_batch_ms: float = Field(100.0, gt=0, le=60_000, description="a slow model's batches are kept about that short")
     max_batch_tokens: int = Field(16_384, ge=1, le=10_000_000, description="padded: the longest item's times the items")
     max_wait_ms: float = Field(0.0, ge=0, le=1_000, description="how long a free model waits for a batch to fill")
     max_queue_wait_ms: float = Field(500.0, gt=0, le=3_600_000, description="a request that would wait longer: 429")
