@@ -53,14 +53,15 @@ class Target:
 
 
 @contextmanager
-def target(name: str, directory: Path, cores: Cores, headers: Mapping[str, str]) -> Iterator[Target]:
-    """Start the edge of that name and stop it again; nothing that it is sent is deferred. Raises BenchFailed."""
+def target(name: str, directory: Path, cores: Cores, headers: Mapping[str, str], **more: str) -> Iterator[Target]:
+    """Start the edge of that name, with `more` variables, and stop it; it defers nothing. Raises BenchFailed."""
     environment = {
         "GATEKEEPER_LOG_FORMAT": "json",
         "GATEKEEPER_POLICY_PATH": str(directory / f"{name}.db"),
         "GATEKEEPER_REMOTE_URL": "http://127.0.0.1:9",  # nobody
         "GATEKEEPER_ADMIN_TOKEN": "of-a-load-test",
         "GATEKEEPER_DRAIN_S": "0",
+        **more,
     }
     with running(
         name,

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api import admin, classify, health
 from service.api.problems import install_problems
 from service.errors import StartupError
-from service.request import AdmissionMiddleware, DirectRoute, PortMiddleware, RequestMiddleware
+from service.request import DirectRoute, PortMiddleware, RequestMiddleware
 from service.runtime import EdgeRuntime, LargeRuntime, code_version, open_edge, open_large
 from service.settings import EdgeSettings, LargeSettings
 
@@ -81,8 +81,6 @@ def _create(
     if admin_port is not None:
         app.front = PortMiddleware(app.front, admin_port=admin_port)
     app.front = RequestMiddleware(app.front, routes=frozenset(routes), access_log=settings.access_log)
-    if not settings.access_log and admin_port is None:  # else every refusal has its line, or its port to be checked
-        app.front = AdmissionMiddleware(app.front, path="/v1/classify")
     app.state.request_documents = ()
     install_problems(app)
     app.include_router(classify.router)

@@ -19,7 +19,6 @@ from service.pace import Pace
 from service.runner import InlineRunner, ThreadRunner
 
 REACH_BATCHES = 4  # a batch is chosen from the oldest four batches' worth of items, so that choosing has a bound
-TOO_LONG = "the queue is too long: try again"
 CLOSE_S = 1.0  # clients have had all of shutdown_timeout_s: what still runs then answers nobody
 
 Item = TypeVar("Item")
@@ -140,7 +139,7 @@ class Batcher(Generic[Item, Result]):
         if self._runner.trouble is not None:
             raise self._model_down()
         if self._queue.depth + items > self._limits.max_queue_items or self.overloaded():
-            raise Overloaded(TOO_LONG, retry_after_s=self.retry_after_s())
+            raise Overloaded("the queue is too long: try again", retry_after_s=self.retry_after_s())
         if deadline is not None and self._clock() + self.wait_s(items) > deadline:
             raise Overloaded(
                 "the queue would take longer than the request's own deadline: try again, or allow more time",

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from service.protocol import MendedProtocol
+from service.shedding import shed
 
 SWEEP_S = 0.25
 IDLE_S = 1.0
@@ -63,10 +64,21 @@ class Connections:
     max_connections, one that waits gives way: the oldest of those that were never answered, else the oldest that has
     been idle for IDLE_S; if there is none, the new one is refused. `count(kind)` is told of each that was closed in
     the middle of a request.
+
+    While `overloaded()` gives seconds, a classify request is told them before it is parsed (shedding.py).
     """
 
-    def __init__(self, limits: ConnectionLimits, count: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        count: Callable[[str], None],
+        *,
+        overloaded: Callable[[], int | None] = lambda: None,
+        count_shed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.limits = limits
+        self.overloaded = overloaded
+        self._count_shed = count_shed
         self._count = count
         self._open = 0
         # Each with its deadline, the longest waiting first.
@@ -101,6 +113,11 @@ class Connections:
     def closed(self, connection: "Connection") -> None:
         self._open -= 1
         self.work(connection)
+
+    def shed(self, connection: "Connection") -> None:
+        """It has been told that there is too much to do."""
+        self._count_shed()
+        self.wait(connection)
 
     def wait(self, connection: "Connection") -> None:
         """It is the client's move, from now on."""
@@ -192,6 +209,8 @@ class Connection(MendedProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        if self._shed(data):
+            return
         scope, cycle = self.scope, self.cycle
         owing, body_bytes = (False, 0) if cycle is None else (cycle.more_body, len(cycle.body))
         if len(data) > self._max_header_bytes and self._header_too_large(data):
@@ -207,6 +226,23 @@ class Connection(MendedProtocol):
                 return
         if self.scope is not scope or new is not cycle or (owing and not new.more_body):
             self._turn()
+
+    def _shed(self, data: bytes) -> bool:
+        """Refuse a request that comes while there is too much to do, if nothing else is under way here."""
+        retry_after_s = self._all.overloaded()
+        cycle = self.cycle
+        if retry_after_s is None or self.flow.write_paused or self._in_head:
+            return False
+        if cycle is not None and (cycle.more_body or not cycle.response_complete):
+            return False
+        answer = shed(data, retry_after_s)
+        if answer is None:
+            return False
+        self._unset_keepalive_if_required()
+        self.transport.write(answer)
+        self.answered = True
+        self._all.shed(self)
+        return True
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -120,6 +120,11 @@ class Metrics:
     def observe_queue(self, seconds: float) -> None:
         self._queue_seconds.observe(seconds)
 
+    def count_shed(self) -> None:
+        """A classify request refused in front of everything."""
+        self.count_rejected("overloaded")
+        self.observe_request("/v1/classify", 429, 0.0)
+
     def count_rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()
 

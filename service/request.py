@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.batcher import TOO_LONG
-from service.errors import Overloaded
-
 if TYPE_CHECKING:
     from service.api_keys import Caller
     from service.runtime import Runtime
@@ -29,14 +26,6 @@ SECURITY = (
     (b"x-frame-options", b"DENY"),
 )
 NOT_KEPT = (*SECURITY, (b"cache-control", b"no-store"))  # answers that tell what somebody said, or how we are run
-
-
-OVERLOADED = b'{"type":"urn:gatekeeper:problem:%b","title":"%b","status":%d,"detail":"%b","request_id":"%%b"}' % (
-    Overloaded.kind.encode(),
-    Overloaded.title.encode(),
-    Overloaded.status,
-    TOO_LONG.encode(),
-)
 
 
 class RequestMiddleware:
@@ -88,40 +77,6 @@ class RequestMiddleware:
                         "ms": round(seconds * 1000, 3),
                     },
                 )
-
-
-class AdmissionMiddleware:
-    """Refuses for `path` while the queue in front of the model is too long, at the least cost there is.
-
-    Under overload what refusals cost is missing for answers: nothing is read, raised, logged or validated for one.
-    """
-
-    def __init__(self, app: ASGIApp, *, path: str) -> None:
-        self._app = app
-        self._path = path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        runtime: Runtime = scope["app"].state.runtime
-        if runtime.draining or not runtime.batcher.overloaded():
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        request_id = (_given_id(scope) or os.urandom(8).hex()).encode()
-        body = OVERLOADED % request_id
-        headers = [
-            *NOT_KEPT,
-            (b"content-type", b"application/problem+json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"retry-after", b"%d" % runtime.batcher.retry_after_s()),
-            (b"x-request-id", request_id),
-        ]
-        await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        runtime.metrics.count_rejected(Overloaded.kind)
-        runtime.metrics.observe_request(self._path, Overloaded.status, time.perf_counter() - began)
 
 
 class DirectRoute:

@@ -81,7 +81,16 @@ def _connections(app: FastAPI, settings: EdgeSettings | LargeSettings) -> Connec
     def count(kind: str) -> None:
         app.state.runtime.metrics.count_rejected(kind)
 
-    return Connections(limits, count)
+    def overloaded() -> int | None:
+        runtime = app.state.runtime
+        return runtime.batcher.retry_after_s() if runtime.batcher.overloaded() and not runtime.draining else None
+
+    def count_shed() -> None:
+        app.state.runtime.metrics.count_shed()
+
+    if settings.access_log or (isinstance(settings, EdgeSettings) and settings.admin_port is not None):
+        return Connections(limits, count)  # every refusal has a line of its own, or a port to be looked at
+    return Connections(limits, count, overloaded=overloaded, count_shed=count_shed)
 
 
 class _DrainingServer(uvicorn.Server):
