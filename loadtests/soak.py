@@ -272,6 +272,7 @@ def main(argv: list[str] | None = None) -> int:
         print("soak: the edge is watched through /proc, which only Linux has", file=sys.stderr)
         return 1
     soaks: list[Soak] = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs deaf to it
     try:
         _run(arguments, soaks)
     except BenchFailed as reason:

@@ -60,13 +60,13 @@ def test_all_else_goes_the_usual_way(data: bytes) -> None:
 
 
 async def test_an_overloaded_edge_refuses_some_answers_the_rest_and_keeps_its_connections(tmp_path: Path) -> None:
-    """Two hundred at once to a model that is too slow for them: 200 or 429 each, then all is as before."""
+    """Sixty at once to a model that is too slow for them: 200 or 429 each, then all is as before."""
     edge = spawn_edge(
         tmp_path, "http://127.0.0.1:9", fault="slow:0.05", MAX_BATCH_ITEMS="2", MAX_QUEUE_WAIT_MS="100", RUNNER="thread"
     )
     with stopping(edge):
         edge.wait_ready()
-        limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
+        limits = httpx.Limits(max_connections=60, max_keepalive_connections=60)
         async with httpx.AsyncClient(base_url=edge.url, limits=limits, timeout=30.0) as client:
 
             async def ask(number: int) -> int:
@@ -79,7 +79,7 @@ async def test_an_overloaded_edge_refuses_some_answers_the_rest_and_keeps_its_co
                     assert response.json()["request_id"] == f"id-{number}"
                 return response.status_code
 
-            statuses = [status for _ in range(3) for status in await asyncio.gather(*map(ask, range(200)))]
+            statuses = [status for _ in range(3) for status in await asyncio.gather(*map(ask, range(60)))]
             assert {200, 429} == set(statuses)
             assert (await client.get("/readyz")).status_code == 200
             metrics = (await client.get("/metrics")).text
