@@ -66,7 +66,8 @@ async def test_an_overloaded_edge_refuses_some_answers_the_rest_and_keeps_its_co
     )
     with stopping(edge):
         edge.wait_ready()
-        limits = httpx.Limits(max_connections=60, max_keepalive_connections=60)
+        # Shorter than the edge keeps an idle connection: neither side closes one that the other is about to use.
+        limits = httpx.Limits(max_connections=60, max_keepalive_connections=60, keepalive_expiry=2.0)
         async with httpx.AsyncClient(base_url=edge.url, limits=limits, timeout=30.0) as client:
 
             async def ask(number: int) -> int:
