@@ -16,7 +16,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,11 +106,21 @@ class Calibration:
         """Share of the calibration items that the gate would defer at this threshold."""
         return float((self.confidence < threshold).mean())
 
-    def joint_accuracy(self, threshold: float) -> float | None:
-        """Accuracy of the cascade on the calibration items; None where the large model's answers are unknown."""
+    def shares_up_to(self, bounds: Sequence[float]) -> list[float]:
+        """The share of the calibration items with a confidence at or below each bound."""
+        ordered = np.sort(self.confidence)
+        return [float(rank) / len(ordered) for rank in np.searchsorted(ordered, bounds, side="right")]
+
+    def joint_correct(self, threshold: float) -> NDArray[np.float64] | None:
+        """(N,) how right the cascade is on each item; None where the large model's answers are unknown."""
         if self.large_correct is None:
             return None
-        return float(np.where(self.confidence < threshold, self.large_correct, self.small_correct).mean())
+        return np.where(self.confidence < threshold, self.large_correct, self.small_correct)
+
+    def joint_accuracy(self, threshold: float) -> float | None:
+        """Accuracy of the cascade on the calibration items; None where the large model's answers are unknown."""
+        correct = self.joint_correct(threshold)
+        return None if correct is None else float(correct.mean())
 
 
 @dataclass(frozen=True)

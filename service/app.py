@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import admin, classify, health
+from service.api import admin, classify, console, health
 from service.api.problems import install_problems
 from service.errors import StartupError
-from service.request import DirectRoute, PortMiddleware, RequestMiddleware
+from service.request import HEALTH, DirectRoute, PortMiddleware, RequestMiddleware
 from service.runtime import EdgeRuntime, LargeRuntime, code_version, open_edge, open_large
 from service.settings import EdgeSettings, LargeSettings
 
@@ -47,6 +47,7 @@ def create_app(settings: EdgeSettings, *, admin_port: int | None = None) -> Fast
     )
     app.state.request_documents = admin.REQUEST_DOCUMENTS
     app.include_router(admin.router)
+    app.include_router(console.router)
     return app
 
 
@@ -74,8 +75,9 @@ def _create(
                 raise
             yield
 
-    admin_routes = (f"/admin/v1/{name}" for name in ("policy", "policy/history", "policy/rollback", "status"))
-    routes = ("/v1/classify", "/v1/models", "/livez", "/readyz", "/metrics", *admin_routes)
+    admin_routes = (f"/admin/v1/policy{name}" for name in ("", "/history", "/preview", "/rollback"))
+    console_routes = (f"/console{name}" for name in ("", "/state", "/page.css", "/page.js"))
+    routes = ("/v1/classify", "/v1/models", *HEALTH, "/metrics", "/admin/v1/status", *admin_routes, *console_routes)
     app = _Service(title=title, version=code_version(), lifespan=lifespan)
     app.front = DirectRoute(app.front, "/v1/classify", classify.classify)
     if admin_port is not None:

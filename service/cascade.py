@@ -149,9 +149,8 @@ class Cascade:
             began = time.monotonic()
             failure = await self._defer(call, policy, outputs, deferred, decisions, disconnected)
             timings["remote"] = time.monotonic() - began
-        for output, decision in zip(outputs, decisions, strict=True):
-            self._metrics.count_item(output.decision, output.reason, call.override, deferral=decision.defer)
-            self._metrics.observe_confidence(output.confidence)
+        for output in outputs:
+            self._metrics.count_item(output.decision, output.reason, call.override, output.confidence)
         if failure is not None:
             raise failure
         return Answer(outputs, policy.version, threshold, timings)
@@ -234,8 +233,7 @@ class LargeModel:
             answer = Scored(self._labels[prediction.label], prediction.score)
             top = _top(prediction, call, self._labels)
             outputs.append(Output(answer, prediction.confidence, "accepted", "large", None, None, top))
-            self._metrics.count_item("accepted", None, call.override, deferral=False)
-            self._metrics.observe_confidence(prediction.confidence)
+            self._metrics.count_item("accepted", None, call.override, prediction.confidence)
         return Answer(outputs, timings_s={"queue": batched.queue_s, "model": batched.model_s})
 
 

@@ -96,6 +96,13 @@ class LivePolicy:
         """
         return await self._write(self._checked(patch.changes()), updated_by=updated_by, if_match=if_match)
 
+    def proposed(self, patch: PolicyPatch) -> Policy:
+        """What the policy would be with the patch's fields changed; nothing is stored.
+
+        Raises InvalidRequest (threshold outside the range) or GateDigestMismatch.
+        """
+        return self.snapshot.model_copy(update=self._checked(patch.changes()))
+
     async def replace(self, replacement: PolicyReplacement, *, updated_by: str, if_match: int) -> Policy:
         """Stores and takes up a whole policy. Raises what `patch` raises."""
         return await self._write(self._checked(replacement.changes()), updated_by=updated_by, if_match=if_match)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.utils import floatToGoString
 
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 5.0, 10.0, 30.0)
 FORWARD_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS[:12])
 BATCH_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 REMOTE_OUTCOMES = ("ok", "remote_unavailable", "remote_timeout", "remote_bad_answer", "remote_limit")
+DECISIONS = ("accepted", "deferred", "degraded", "failed")
 WHY_NOT_DEFERRED = (
     *("remote_unavailable", "remote_timeout", "remote_bad_answer"),
     *("breaker_open", "remote_limit", "deadline"),
@@ -29,22 +31,37 @@ KNOWN_OUTCOMES = (
 )
 
 
-class RecentRatio:
-    """Share of True among the last `size` outcomes; NaN before the first."""
+def _le(bound: float) -> str:
+    """A bucket's bound as the histogram's own label has it, so that the two can be matched."""
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]  # prometheus_client's
+
+
+class RecentItems:
+    """The last `size` items without an override: how sure the small model was, and what became of each."""
 
     def __init__(self, size: int = 1000) -> None:
-        self._outcomes: deque[bool] = deque(maxlen=size)
-        self._count = 0
+        self._confidences: deque[float] = deque(maxlen=size)
+        self._decisions: deque[str] = deque(maxlen=size)
 
-    def add(self, outcome: bool) -> None:
-        outcomes = self._outcomes
-        if len(outcomes) == outcomes.maxlen:
-            self._count -= outcomes[0]
-        outcomes.append(outcome)
-        self._count += outcome
+    def __len__(self) -> int:
+        return len(self._decisions)
 
-    def value(self) -> float:
-        return self._count / len(self._outcomes) if self._outcomes else math.nan
+    def add(self, confidence: float, decision: str) -> None:
+        self._confidences.append(confidence)
+        self._decisions.append(decision)
+
+    def deferral_ratio(self) -> float:
+        """The share that the gate chose to defer; NaN before the first."""
+        items = len(self._decisions)
+        return (items - self._decisions.count("accepted")) / items if items else math.nan
+
+    def decisions(self) -> dict[str, int]:
+        """Items by decision."""
+        return {name: self._decisions.count(name) for name in DECISIONS}
+
+    def confidences(self) -> list[float]:
+        """Oldest first."""
+        return list(self._confidences)
 
 
 class Metrics:
@@ -53,9 +70,9 @@ class Metrics:
     def __init__(self, model: str, gate_digest: str, version: str, confidence_range: tuple[float, float]) -> None:
         self.registry = CollectorRegistry()
         self.model = model
-        self.recent = RecentRatio()
+        self.recent = RecentItems()
         low, high = confidence_range
-        buckets = [low + (high - low) * step / 20 for step in range(1, 21)]
+        self.confidence_bounds = [low + (high - low) * step / 20 for step in range(1, 21)]
         own = self.registry
         self._items = Counter(
             "gatekeeper_items_total",
@@ -64,7 +81,11 @@ class Metrics:
             registry=own,
         )
         self._confidence = Histogram(
-            "gatekeeper_confidence", "The small model's confidence g(x)", ["model"], buckets=buckets, registry=own
+            "gatekeeper_confidence",
+            "The small model's confidence g(x)",
+            ["model"],
+            buckets=self.confidence_bounds,
+            registry=own,
         ).labels(model)
         self._request_seconds = Histogram(
             "gatekeeper_request_seconds", "Whole requests", ["route", "status"], buckets=SECONDS, registry=own
@@ -78,6 +99,9 @@ class Metrics:
             "gatekeeper_queue_seconds", "What a request waited for the served model", buckets=SECONDS, registry=own
         )
         self._queue_depth = Gauge("gatekeeper_queue_depth", "Items waiting for the served model", registry=own)
+        self._queue_capacity = Gauge(
+            "gatekeeper_queue_capacity", "Items that may wait; above that requests are refused", registry=own
+        )
         Gauge("gatekeeper_build_info", "1", ["version", "model", "gate_digest"], registry=own).labels(
             version, model, gate_digest
         ).set(1)
@@ -94,18 +118,16 @@ class Metrics:
             "gatekeeper_rate_limits_shared", "1: keys' limits are counted in Redis, across replicas", registry=own
         )
 
-    def count_item(self, decision: str, reason: str | None, override: str, *, deferral: bool) -> None:
-        """One item's outcome; `deferral` says whether the gate chose to defer it."""
+    def count_item(self, decision: str, reason: str | None, override: str, confidence: float) -> None:
+        """One item's outcome."""
         key = (decision, reason or "none", override)
         child = self._item_children.get(key)
         if child is None:
             child = self._item_children[key] = self._items.labels(self.model, *key)
         child.inc()
-        if override == "none":
-            self.recent.add(deferral)
-
-    def observe_confidence(self, confidence: float) -> None:
         self._confidence.observe(confidence)
+        if override == "none":
+            self.recent.add(confidence, decision)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         child = self._request_children.get((route, status))
@@ -138,9 +160,10 @@ class Metrics:
     def set_limits_shared(self, shared: bool) -> None:
         self._limits_shared.set(shared)
 
-    def watch_queue(self, depth: Callable[[], int]) -> None:
+    def watch_queue(self, depth: Callable[[], int], capacity: int) -> None:
         """Read the depth when scraped."""
         self._queue_depth.set_function(depth)
+        self._queue_capacity.set(capacity)
 
     def exposition(self) -> tuple[bytes, str]:
         """(body, content type) of GET /metrics."""
@@ -156,14 +179,26 @@ class EdgeMetrics(Metrics):
         ratio = Gauge(
             "gatekeeper_deferral_ratio", "Over the last 1,000 items without an override", ["model"], registry=own
         ).labels(model)
-        ratio.set_function(self.recent.value)
-        self.expected_deferral_ratio = Gauge(
+        ratio.set_function(self.recent.deferral_ratio)
+        self._expected_deferral_ratio = Gauge(
             "gatekeeper_expected_deferral_ratio",
             "What the calibration data expect at the current threshold",
             ["model"],
             registry=own,
         ).labels(model)
-        self.expected_deferral_ratio.set(math.nan)
+        self._expected_joint_accuracy = Gauge(
+            "gatekeeper_expected_joint_accuracy",
+            "What the calibration data expect of the cascade at the current threshold",
+            ["model"],
+            registry=own,
+        ).labels(model)
+        self.expect(None, None)
+        self._calibration_confidence = Gauge(
+            "gatekeeper_calibration_confidence",
+            "Share of the calibration items at or below le: what gatekeeper_confidence should look like",
+            ["model", "le"],
+            registry=own,
+        )
         self.threshold = Gauge("gatekeeper_threshold", "The policy's threshold", ["model"], registry=own).labels(model)
         self.policy_version = Gauge(
             "gatekeeper_policy_version", "The policy's version", ["model"], registry=own
@@ -193,6 +228,16 @@ class EdgeMetrics(Metrics):
         requests, histogram = self._remote_children[outcome]
         requests.inc()
         histogram.observe(seconds)
+
+    def expect(self, deferral_ratio: float | None, joint_accuracy: float | None) -> None:
+        """What the calibration data expect of the policy in force; None, NaN in the metrics, where they do not know."""
+        self._expected_deferral_ratio.set(math.nan if deferral_ratio is None else deferral_ratio)
+        self._expected_joint_accuracy.set(math.nan if joint_accuracy is None else joint_accuracy)
+
+    def expect_confidences(self, shares: Iterable[float]) -> None:
+        """The share of the calibration items at or below each of `confidence_bounds`."""
+        for bound, share in zip(self.confidence_bounds, shares, strict=True):
+            self._calibration_confidence.labels(self.model, _le(bound)).set(share)
 
     def set_store_up(self, up: bool) -> None:
         self._store_up.set(up)

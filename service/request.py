@@ -95,14 +95,17 @@ class DirectRoute:
 
 
 class PortMiddleware:
-    """With an admin port: /admin, /metrics and /console are found there alone, all else on the main port alone."""
+    """With an admin port: /admin, /metrics and /console are found there alone, /docs on the main port alone.
+
+    /v1 is on both: the console has a box to try it, and a page may only ask where it came from.
+    """
 
     def __init__(self, app: ASGIApp, *, admin_port: int) -> None:
         self._app = app
         self._admin_port = admin_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in HEALTH:
+        if scope["type"] == "http" and scope["path"] not in HEALTH and not scope["path"].startswith("/v1/"):
             on_admin_port = scope["server"] is not None and scope["server"][1] == self._admin_port
             if scope["path"].startswith(PRIVATE) != on_admin_port:
                 # Nothing is routed at the empty path: the answer is the ordinary 404.
@@ -115,7 +118,7 @@ def answer_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     caller: Caller | None = scope.get("gatekeeper.caller")
     return [
         (b"x-request-id", scope["gatekeeper.request_id"].encode()),
-        *(NOT_KEPT if scope["path"].startswith(("/v1/", "/admin/")) else SECURITY),
+        *(NOT_KEPT if scope["path"].startswith(("/v1/", "/admin/", "/console/state")) else SECURITY),
         *(() if caller is None else caller.headers),
     ]
 

@@ -24,6 +24,7 @@ from service.decoding import Decoder, DecodingClassifier
 from service.endpoint import Endpoint
 from service.errors import StartupError
 from service.exchange import trusted_roots
+from service.forecast import Forecast
 from service.images import ImageReader
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
@@ -33,7 +34,15 @@ from service.policy_store import open_policy_store
 from service.rate_limits import RateLimits
 from service.remote import GatekeeperRemote, RemoteLimits
 from service.settings import EdgeSettings, LargeSettings
-from service.status import EndpointStatus, RemoteStatus, Status, StoreStatus
+from service.status import (
+    ConsoleState,
+    EndpointState,
+    EndpointStatus,
+    PolicyInForce,
+    RemoteStatus,
+    Status,
+    StoreStatus,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +85,16 @@ class EdgeRuntime(Runtime):
         self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
         self.store_up = False
         self.remote: GatekeeperRemote
-        self._calibration = calibration
+        self.forecast = Forecast(calibration, self.metrics.recent)
+        if calibration is not None:
+            self.metrics.expect_confidences(calibration.shares_up_to(self.metrics.confidence_bounds))
 
     def on_policy(self, policy: Policy) -> None:
         """Show a new policy in the metrics."""
         self.metrics.threshold.set(policy.threshold)
         self.metrics.policy_version.set(policy.version)
-        if self._calibration is not None:
-            self.metrics.expected_deferral_ratio.set(self._calibration.deferral_ratio(_in_force(policy)))
+        expected = self.forecast.outlook(policy)
+        self.metrics.expect(expected.expected_deferral_ratio, expected.expected_joint_accuracy)
 
     def on_store_up(self, up: bool) -> None:
         """Show whether the policy store answers."""
@@ -93,8 +104,8 @@ class EdgeRuntime(Runtime):
     def status(self) -> Status:
         """GET /admin/v1/status."""
         policy = self.policy.snapshot
-        calibration = self._calibration
-        recent = self.metrics.recent.value()
+        expected = self.forecast.outlook(policy)
+        recent = self.metrics.recent.deferral_ratio()
         return Status(
             model=self.name,
             gate_digest=self.bundle.gate_digest,
@@ -102,14 +113,49 @@ class EdgeRuntime(Runtime):
             uptime_s=round(time.monotonic() - self.started_at, 3),
             draining=self.draining,
             policy=policy,
-            policy_store=StoreStatus(kind="redis" if self.settings.redis_url else "sqlite", up=self.store_up),
+            policy_store=StoreStatus(kind=self._store_kind, up=self.store_up),
             remote=self._remote_status(),
             deferral_ratio=None if math.isnan(recent) else recent,
-            expected_deferral_ratio=calibration.deferral_ratio(_in_force(policy)) if calibration else None,
-            expected_joint_accuracy=calibration.joint_accuracy(_in_force(policy)) if calibration else None,
+            expected_deferral_ratio=expected.expected_deferral_ratio,
+            expected_joint_accuracy=expected.expected_joint_accuracy,
             runner=self.batcher.runner,
             queue_depth=self.batcher.depth,
         )
+
+    def console_state(self) -> ConsoleState:
+        """GET /console/state."""
+        policy, recent = self.policy.snapshot, self.metrics.recent
+        ratio = recent.deferral_ratio()
+        return ConsoleState(
+            model=self.name,
+            task=self.bundle.manifest.task,
+            score=self.bundle.manifest.score,
+            gate_digest=self.bundle.gate_digest,
+            service_version=code_version(),
+            uptime_s=round(time.monotonic() - self.started_at, 3),
+            draining=self.draining,
+            admin=self.settings.admin_token is not None,
+            guarded=self.api_keys.guarded,
+            threshold_range=self.threshold_range,
+            policy=PolicyInForce.model_validate(policy, from_attributes=True),
+            outlook=self.forecast.outlook(policy),
+            deferral_ratio=None if math.isnan(ratio) else ratio,
+            decisions=recent.decisions(),
+            confidence_drift=self.forecast.confidence_drift(),
+            histogram=self.forecast.histogram(*self.threshold_range),
+            breaker_open=self.remote.breaker_open,
+            endpoints=[
+                EndpointState.model_validate(endpoint, from_attributes=True) for endpoint in self.remote.endpoints
+            ],
+            policy_store=self._store_kind,
+            policy_store_up=self.store_up,
+            queue_depth=self.batcher.depth,
+            trouble=self.batcher.trouble(),
+        )
+
+    @property
+    def _store_kind(self) -> str:
+        return "redis" if self.settings.redis_url else "sqlite"
 
     def _remote_status(self) -> RemoteStatus:
         endpoints = [
@@ -305,7 +351,7 @@ def _batcher(
         on_queue=metrics.observe_queue,
         length=_length(bundle.manifest.max_tokens),
     )
-    metrics.watch_queue(lambda: batcher.depth)
+    metrics.watch_queue(lambda: batcher.depth, limits.max_queue_items)
     return batcher
 
 
@@ -361,11 +407,6 @@ async def _compare_labels(runtime: EdgeRuntime, endpoint: Endpoint) -> None:
         differing = sorted(set(theirs) ^ set(runtime.labels))
         found = {"url": endpoint.url, "differing": differing[:10], "count": len(differing)}
         logger.warning("labels of the large model differ", extra=found)
-
-
-def _in_force(policy: Policy) -> float:
-    """The threshold that the gate works with: with deferral off it accepts everything."""
-    return policy.threshold if policy.deferral == "on" else -math.inf
 
 
 def code_version() -> str:

@@ -1,7 +1,8 @@
-"""What an operator looks at first: the document of GET /admin/v1/status."""
+"""What an operator looks at first: the documents of GET /admin/v1/status and GET /console/state."""
 
 from pydantic import BaseModel, Field
 
+from service.forecast import Histogram, Outlook
 from service.policy import Policy
 
 
@@ -46,3 +47,48 @@ class Status(BaseModel):
     expected_joint_accuracy: float | None
     runner: str
     queue_depth: int
+
+
+class PolicyInForce(BaseModel):
+    """The policy without its note and author: these are for those who have the token."""
+
+    version: int
+    threshold: float
+    deferral: str
+    on_remote_failure: str
+    remote_timeout_s: float
+
+
+class EndpointState(BaseModel):
+    """One large model, under the name that metrics have for it."""
+
+    name: str
+    breaker_open: bool
+    labels_match: bool | None
+
+
+class ConsoleState(BaseModel):
+    """What the page shows, asked for once a second."""
+
+    model: str
+    task: str
+    score: str
+    gate_digest: str
+    service_version: str
+    uptime_s: float
+    draining: bool
+    admin: bool = Field(description="whether there is an admin token, and so an admin API")
+    guarded: bool = Field(description="whether classify requests need an API key")
+    threshold_range: tuple[float, float]
+    policy: PolicyInForce
+    outlook: Outlook
+    deferral_ratio: float | None = Field(description="as decided, over the last 1,000 items without an override")
+    decisions: dict[str, int] = Field(description="the same items by decision")
+    confidence_drift: float | None
+    histogram: Histogram
+    breaker_open: bool
+    endpoints: list[EndpointState]
+    policy_store: str
+    policy_store_up: bool
+    queue_depth: int
+    trouble: str | None = Field(description="why the model does not answer, if it does not")

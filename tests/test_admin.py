@@ -56,6 +56,46 @@ def test_put_needs_the_version_it_replaces(client: httpx.Client) -> None:
     assert again.status_code == 412
 
 
+def test_a_preview_tells_what_a_change_would_do_and_changes_nothing(client: httpx.Client) -> None:
+    before = admin(client, "GET", "policy").json()
+    client.post("/v1/classify", json={"inputs": [ODD, "what is my checking account balance"]})
+    found = admin(client, "POST", "policy/preview", json={"threshold": 1.0}).json()
+    assert found["version"] == before["version"]
+    assert found["current"]["threshold"] == before["threshold"]
+    assert found["proposed"]["threshold"] == 1.0
+    assert found["proposed"]["expected_deferral_ratio"] > found["current"]["expected_deferral_ratio"]
+    assert found["proposed"]["recent_deferral_ratio"] > 0
+    assert found["calibration_items"] == 1500
+    assert admin(client, "GET", "policy").json() == before
+    applied = admin(client, "PATCH", "policy", json={"threshold": 1.0})
+    assert applied.status_code == 200
+    status = admin(client, "GET", "status").json()
+    for number in ("expected_deferral_ratio", "expected_joint_accuracy"):
+        assert status[number] == found["proposed"][number]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"threshold": 1.5}', 422),
+        (b'{"threshold": "0.8"}', 422),
+        (b'{"surprise": 1}', 422),
+        (b'{"threshold": null}', 422),
+        (b'{"gate_digest": "another"}', 409),
+        (b"nonsense", 400),
+    ],
+)
+def test_a_preview_refuses_what_a_patch_refuses(client: httpx.Client, body: bytes, status: int) -> None:
+    headers = {"content-type": "application/json"}
+    answers = [
+        admin(client, method, path, content=body, headers=headers)
+        for method, path in (("POST", "policy/preview"), ("PATCH", "policy"))
+    ]
+    assert [answer.status_code for answer in answers] == [status, status]
+    assert answers[0].json()["detail"] == answers[1].json()["detail"]
+    assert client.post("/admin/v1/policy/preview", json={"threshold": 0.5}).status_code == 401
+
+
 def test_history_lists_versions_and_rollback_brings_one_back(client: httpx.Client) -> None:
     first = admin(client, "PATCH", "policy", json={"threshold": 0.11, "note": "one"}).json()
     admin(client, "PATCH", "policy", json={"threshold": 0.22, "note": "two"})

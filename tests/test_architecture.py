@@ -19,6 +19,7 @@ PURE = {
     "shedding": {"errors"},
     "connections": {"protocol", "shedding"},
     "metrics": set(),
+    "forecast": {"metrics", "policy"},
     "api_keys": {"errors"},
     "key_commands": {"errors", "api_keys"},
     "rate_limits": {"errors", "api_keys"},

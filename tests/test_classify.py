@@ -1,6 +1,7 @@
 """The classify route of the running pair: the contract, and every bad input with its answer."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 
@@ -274,6 +275,8 @@ def test_every_metric_of_the_contract_exists_from_the_start(client: httpx.Client
             "items_total",
             "deferral_ratio",
             "expected_deferral_ratio",
+            "expected_joint_accuracy",
+            "calibration_confidence",
             "confidence",
             "threshold",
             "policy_version",
@@ -282,6 +285,7 @@ def test_every_metric_of_the_contract_exists_from_the_start(client: httpx.Client
             "small_seconds",
             "batch_size",
             "queue_depth",
+            "queue_capacity",
             "rejected_total",
             "remote_seconds",
             "remote_requests_total",
@@ -290,6 +294,19 @@ def test_every_metric_of_the_contract_exists_from_the_start(client: httpx.Client
             "build_info",
         ]
     }
+
+
+def test_the_calibration_shares_have_the_bounds_of_the_confidence_buckets(client: httpx.Client) -> None:
+    """Or a query that holds one against the other would match nothing."""
+    text = client.get("/metrics").text
+    shares = re.findall(
+        r'^gatekeeper_calibration_confidence\{le="([^"]+)",model="clinc150-small"\} (\S+)$', text, re.MULTILINE
+    )
+    buckets = re.findall(r'^gatekeeper_confidence_bucket\{le="([^"]+)",model="clinc150-small"\}', text, re.MULTILINE)
+    assert [bound for bound, _ in shares] == [bound for bound in buckets if bound != "+Inf"]
+    values = [float(share) for _, share in shares]
+    assert values == sorted(values)
+    assert (len(values), values[-1]) == (20, 1.0)
 
 
 def test_no_label_holds_a_path_that_a_client_made_up(client: httpx.Client) -> None:

@@ -124,7 +124,10 @@ def test_without_a_token_the_admin_api_is_not_there(tmp_path: Path) -> None:
         assert httpx.get(f"{private}/metrics").status_code == 200
         assert httpx.get(f"{edge.url}/metrics").status_code == 404
         assert httpx.get(f"{private}/readyz").status_code == 200
-        assert httpx.post(f"{private}/v1/classify", json={"inputs": EASY}).status_code == 404
+        assert httpx.get(f"{private}/console").status_code == httpx.get(f"{private}/console/state").status_code == 200
+        assert httpx.get(f"{edge.url}/console").status_code == httpx.get(f"{edge.url}/console/state").status_code == 404
+        assert httpx.post(f"{private}/v1/classify", json={"inputs": EASY}).status_code == 200, "for the console"
+        assert httpx.get(f"{private}/docs").status_code == 404
         with httpx.Client(base_url=edge.url) as client:
             assert output(client, EASY)["decision"] == "accepted"
             assert (output(client)["decision"], output(client)["answered_by"]) == ("degraded", "small")

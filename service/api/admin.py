@@ -16,6 +16,7 @@ from service.errors import (
     UnsupportedMediaType,
     VersionMismatch,
 )
+from service.forecast import Preview
 from service.policy import Policy, PolicyPatch, PolicyReplacement
 from service.status import Status
 
@@ -111,6 +112,19 @@ async def rollback(request: Request) -> Response:
     """Bring an earlier version back, as a new version."""
     asked = parse_json(Rollback, await _json_body(request))
     return _policy(await request.app.state.runtime.policy.rollback(asked.version, updated_by=UPDATED_BY))
+
+
+@router.post(
+    "/policy/preview",
+    responses=problem_responses(400, 409, 413, 415, 422),
+    openapi_extra=_body_of("PolicyPatch"),
+)
+async def preview(request: Request) -> Preview:
+    """What a change would do, on calibration data and on recent traffic. Takes what PATCH takes and changes nothing."""
+    patch = parse_json(PolicyPatch, await _json_body(request))
+    runtime = request.app.state.runtime
+    found: Preview = runtime.forecast.preview(runtime.policy.snapshot, runtime.policy.proposed(patch))
+    return found
 
 
 @router.get("/status")

@@ -1,0 +1,115 @@
+"""What a policy would do, against counting by hand."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from models.bundle import Calibration
+from service.forecast import BINS, Forecast
+from service.metrics import RecentItems
+from service.policy import Policy
+
+
+def policy(threshold: float, deferral: str = "on", version: int = 1) -> Policy:
+    return Policy.model_validate(
+        {
+            "version": version,
+            "gate_digest": "d",
+            "threshold": threshold,
+            "deferral": deferral,
+            "updated_at": datetime(2026, 1, 1, tzinfo=UTC),
+            "updated_by": "test",
+        }
+    )
+
+
+def recent(*confidences: float) -> RecentItems:
+    items = RecentItems(size=4)
+    for confidence in confidences:
+        items.add(confidence, "accepted")
+    return items
+
+
+# Sure and right, sure and wrong (the large model too), unsure and wrong, unsure and right (the large model is not).
+FOUR = Calibration(np.array([0.9, 0.8, 0.3, 0.2]), np.array([1.0, 0, 0, 1]), np.array([1.0, 0, 1, 0]))
+
+
+def test_both_policies_stand_side_by_side() -> None:
+    found = Forecast(FOUR, recent(0.1, 0.25, 0.5, 0.95)).preview(policy(0.25, version=7), policy(0.5))
+    assert found.version == 7
+    assert (found.current.expected_deferral_ratio, found.proposed.expected_deferral_ratio) == (0.25, 0.5)
+    assert (found.current.expected_joint_accuracy, found.proposed.expected_joint_accuracy) == (0.25, 0.5)
+    assert (found.current.recent_deferral_ratio, found.proposed.recent_deferral_ratio) == (0.25, 0.5)
+    assert (found.small_accuracy, found.large_accuracy) == (0.5, 0.5)
+    assert (found.calibration_items, found.recent_items) == (4, 4)
+
+
+def test_a_threshold_accepts_the_item_that_equals_it() -> None:
+    """As the gate does: accept iff confidence >= threshold."""
+    found = Forecast(FOUR, recent(0.3, 0.2)).outlook(policy(0.3))
+    assert (found.expected_deferral_ratio, found.recent_deferral_ratio) == (0.25, 0.5)
+
+
+def test_the_change_of_joint_accuracy_has_an_interval_from_the_items_that_change_sides() -> None:
+    change = Forecast(FOUR, recent()).preview(policy(0.25), policy(0.5)).joint_accuracy_change
+    assert change is not None
+    differences = np.array([0, 0, 1.0, 0])
+    margin = 1.959964 * differences.std() / 2
+    assert (change.value, change.low, change.high) == pytest.approx((0.25, 0.25 - margin, 0.25 + margin))
+    same = Forecast(FOUR, recent()).preview(policy(0.25), policy(0.26)).joint_accuracy_change
+    assert same is not None
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_with_deferral_off_nothing_is_deferred_whatever_the_threshold() -> None:
+    found = Forecast(FOUR, recent(0.1)).outlook(policy(1.0, "off"))
+    assert (found.expected_deferral_ratio, found.recent_deferral_ratio, found.expected_joint_accuracy) == (0, 0, 0.5)
+
+
+def test_what_is_not_known_is_null() -> None:
+    nothing = Forecast(None, recent()).preview(policy(0.5), policy(0.6))
+    assert nothing.current.model_dump(exclude={"threshold", "deferral"}) == {
+        "expected_deferral_ratio": None,
+        "expected_joint_accuracy": None,
+        "recent_deferral_ratio": None,
+    }
+    assert (nothing.joint_accuracy_change, nothing.confidence_drift, nothing.large_accuracy) == (None, None, None)
+    without_large = Forecast(Calibration(FOUR.confidence, FOUR.small_correct, None), recent()).outlook(policy(0.5))
+    assert (without_large.expected_deferral_ratio, without_large.expected_joint_accuracy) == (0.5, None)
+
+
+def test_the_drift_is_the_two_sample_kolmogorov_smirnov_distance() -> None:
+    generator = np.random.default_rng(0)
+    expected, seen = generator.beta(5, 1, 300).round(2), generator.beta(2, 1, 200).round(2)  # with ties
+    items = RecentItems()
+    for confidence in seen:
+        items.add(confidence, "accepted")
+    drift = Forecast(Calibration(expected, expected, None), items).confidence_drift()
+    assert drift == pytest.approx(ks_2samp(expected, seen).statistic)
+
+
+def test_the_histogram_holds_every_item_also_at_the_ends() -> None:
+    found = Forecast(FOUR, recent(0.0, 1.0, 0.5)).histogram(0.0, 1.0)
+    assert (len(found.recent), sum(found.recent), sum(found.calibration)) == (BINS, 3, 4)
+    assert found.recent[0] == found.recent[-1] == 1
+
+
+def test_an_unbounded_score_is_shown_where_it_lies() -> None:
+    energy = Calibration(np.array([3.2, 17.9]), np.ones(2), None)
+    found = Forecast(energy, recent(25.0)).histogram(-1e6, 1e6)
+    assert (found.low, found.high) == (3, 26)
+    assert sum(found.recent) == 1
+    empty = Forecast(None, recent()).histogram(-1e6, 1e6)
+    assert sum(empty.recent) == sum(empty.calibration) == 0
+
+
+def test_recent_items_are_the_last_ones() -> None:
+    items = RecentItems(size=2)
+    assert np.isnan(items.deferral_ratio())
+    for confidence, decision in ((0.1, "failed"), (0.2, "degraded"), (0.9, "accepted")):
+        items.add(confidence, decision)
+    assert items.confidences() == [0.2, 0.9]
+    assert items.decisions() == {"accepted": 1, "deferred": 0, "degraded": 1, "failed": 0}
+    assert (len(items), items.deferral_ratio()) == (2, 0.5)
