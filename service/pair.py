@@ -148,7 +148,8 @@ def _print_guide(edge_url: str, large_url: str, token_path: Path | None, example
     where = f"in {token_path}" if token_path is not None else "in GATEKEEPER_ADMIN_TOKEN"
     print(
         f"""
-ready: edge {edge_url} (API: {edge_url}/docs), large model {large_url}; the admin token lies {where}
+ready: edge {edge_url} (console: {edge_url}/console, API: {edge_url}/docs), large model {large_url}
+the admin token lies {where}
 
 classify     curl -s {edge_url}/v1/classify {example}
 policy       curl -s {edge_url}/admin/v1/policy -H "authorization: Bearer {token}"

@@ -1,0 +1,547 @@
+// The console: asks /console/state once a second, and /admin/v1 with the token when there is something to preview or change.
+// Text from elsewhere (labels, notes, problems) goes into the page as text alone; the content security policy of this
+// page lets nothing become markup.
+"use strict";
+
+const POLL_MS = 1000;
+const PREVIEW_AFTER_MS = 150;
+const TREND_POINTS = 300;
+const DRIFT_WORTH_TELLING = 0.2; // the alert's threshold too
+const DECISIONS = ["accepted", "deferred", "degraded", "failed"];
+const FIELDS = ["threshold", "deferral", "on_remote_failure", "remote_timeout_s"];
+const PLOT = { left: 8, right: 8, top: 26, bottom: 24 };
+const REASONS = {
+  below_threshold: "it was not sure enough",
+  forced: "the request said so",
+  deferral_off: "it was not sure enough, but deferral is off",
+  remote_unavailable: "the large model cannot be reached",
+  remote_timeout: "the large model did not answer in time",
+  remote_bad_answer: "the large model's answer made no sense",
+  breaker_open: "the large model has failed too often just now and is not asked",
+  remote_limit: "the large model has too much to do",
+  deadline: "there was no time left to ask the large model",
+  remote_degraded: "the large model, a cascade itself, could not reach its own",
+};
+
+const $ = (id) => document.getElementById(id);
+let state = null; // the last answer of /console/state
+let draft = {}; // the fields that differ from the policy in force
+let token = sessionStorage.getItem("gatekeeper-admin-token") || "";
+let trusted = false; // the token has been accepted
+let lostSince = null;
+let previewNumber = 0;
+let previewTimer = 0;
+let busy = false;
+let historyVersion = null;
+const trend = [];
+
+// Words and numbers
+
+const percent = (value) => (value === null || value === undefined ? "unknown" : `${(100 * value).toFixed(1)}\u00a0%`);
+const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : "±"}${Math.abs(100 * value).toFixed(1)}`;
+const short = (value) => String(Number(value.toFixed(4)));
+const clock = (moment) => moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+function say(id, text, kind = "") {
+  const element = $(id);
+  element.textContent = text;
+  element.className = element.className.replace(/\b(good|bad)\b/g, "").trim();
+  if (kind) element.classList.add(kind);
+}
+
+function make(name, text = "", attributes = {}) {
+  const element = document.createElement(name);
+  element.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+function draw(name, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  return set(element, attributes);
+}
+
+function set(element, attributes) {
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+// Asking the edge. Throws Lost where nothing answered, Refused where the edge said no.
+
+class Lost extends Error {}
+class Refused extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+async function ask(path, { method = "GET", body, headers = {} } = {}) {
+  let response;
+  try {
+    response = await fetch(path, { method, body, headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(15000) });
+  } catch (error) {
+    throw new Lost(error.message);
+  }
+  const document_ = await response.json().catch(() => null);
+  if (response.ok && document_ !== null) return document_;
+  throw new Refused(response.status, document_?.detail || `the answer was ${response.status}`);
+}
+
+const asAdmin = (path, method, content, headers = {}) =>
+  ask(`admin/v1/${path}`, {
+    method,
+    body: content === undefined ? undefined : JSON.stringify(content),
+    headers: { authorization: `Bearer ${token}`, ...(content === undefined ? {} : { "content-type": "application/json" }), ...headers },
+  });
+
+// The state, once a second
+
+async function poll() {
+  try {
+    show(await ask("console/state"));
+    if (lostSince !== null) {
+      lostSince = null;
+      $("lost").hidden = true;
+      schedulePreview();
+    }
+  } catch (error) {
+    lostSince ??= new Date();
+    const why = error instanceof Lost ? "does not answer" : `answers with ${error.status}`;
+    say("lost", `The edge ${why} since ${clock(lostSince)}. The numbers below are old; this page goes on trying.`);
+    $("lost").hidden = false;
+    set($("state-edge"), { "data-state": "bad" }).querySelector("b").textContent = "no answer";
+  }
+  showButtons();
+  setTimeout(poll, document.hidden ? 5 * POLL_MS : POLL_MS);
+}
+
+function show(found) {
+  const first = state === null;
+  const changed = !first && found.policy.version !== state.policy.version;
+  const restarted = !first && found.gate_digest !== state.gate_digest;
+  state = found;
+  if (restarted) draft = {}; // a threshold belongs to one gate
+  settleDraft();
+  showNow();
+  showParts();
+  showPlot();
+  if (first || changed) showFields();
+  if (changed && Object.keys(draft).length)
+    say("change-message", `The policy has changed meanwhile: version ${state.policy.version} is in force. Your change is compared with that one.`);
+  if (first || changed) schedulePreview();
+  if (trusted && historyVersion !== state.policy.version) showHistory();
+}
+
+function settleDraft() {
+  for (const field of FIELDS) if (draft[field] === state.policy[field]) delete draft[field];
+}
+
+function showNow() {
+  const items = DECISIONS.reduce((sum, name) => sum + state.decisions[name], 0);
+  say("model", state.model);
+  say("ratio", items ? percent(state.deferral_ratio) : "–");
+  say("ratio-aside", items ? `of the last ${items.toLocaleString()} items` : "no items yet");
+  say("expected", percent(state.outlook.expected_deferral_ratio));
+  say("accuracy", percent(state.outlook.expected_joint_accuracy));
+  say("queue", String(state.queue_depth));
+  say("recent-items", items.toLocaleString());
+  showShares(items);
+  if (items) {
+    trend.push(state.deferral_ratio);
+    if (trend.length > TREND_POINTS) trend.shift();
+  }
+  showTrend();
+  const drift = state.confidence_drift;
+  $("drift").hidden = !(drift > DRIFT_WORTH_TELLING && items >= 100);
+  say("drift", `Recent confidences are unlike the calibration data (distance ${(drift ?? 0).toFixed(2)}): what is expected may not hold for this traffic.`);
+}
+
+function showShares(items) {
+  const svg = draw("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none" });
+  let left = 0;
+  const keys = [];
+  for (const name of DECISIONS) {
+    const width = items ? (100 * state.decisions[name]) / items : 0;
+    svg.append(draw("rect", { x: left, width, height: 1, class: name }));
+    left += width;
+    keys.push(make("li", `${name} ${state.decisions[name].toLocaleString()}`, { class: name }));
+  }
+  $("shares").replaceChildren(svg);
+  set($("shares"), { "aria-label": `Recent items: ${keys.map((key) => key.textContent).join(", ")}` });
+  $("shares-key").replaceChildren(...keys);
+}
+
+function showTrend() {
+  const high = Math.max(0.1, ...trend, state.outlook.expected_deferral_ratio ?? 0) * 1.1;
+  const y = (value) => 78 - (76 * value) / high;
+  const x = (place) => (600 * place) / (TREND_POINTS - 1);
+  const live = trend.map((value, place) => `${place ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+  const expected = state.outlook.expected_deferral_ratio;
+  $("trend").replaceChildren(
+    ...(expected === null ? [] : [draw("path", { class: "expected", d: `M0 ${y(expected)}H600` })]),
+    draw("path", { class: "live", d: live }),
+  );
+}
+
+function showParts() {
+  const edge = state.trouble ?? (state.draining ? "stopping" : "answers");
+  showState("state-edge", edge, edge === "answers");
+  showState("state-remote", state.breaker_open ? "not asked: breaker open" : "asked", !state.breaker_open);
+  showState("state-store", state.policy_store_up ? "up" : "down", state.policy_store_up);
+  $("endpoints").replaceChildren(
+    ...state.endpoints.map((one) => {
+      const labels = { true: "same labels", false: "its labels differ", null: "not asked yet" }[String(one.labels_match)];
+      return make("li", `${one.name}: ${one.breaker_open ? "breaker open, not asked for now" : "breaker closed"}, ${labels}`);
+    }),
+  );
+  say("store", `Policies are kept in ${state.policy_store === "redis" ? "Redis" : "SQLite"}, which ${state.policy_store_up ? "answers" : "is down: the last policy goes on, changes are refused"}.`);
+  say("identity", `Gate ${state.gate_digest.slice(0, 12)}, score ${state.score}, version ${state.service_version}, up for ${Math.round(state.uptime_s / 60)} min.`);
+  say("version", `version ${state.policy.version}`);
+  const image = state.task === "image-classification";
+  $("try-text-label").hidden = image;
+  $("try-image-label").hidden = !image;
+  $("try-key-label").hidden = !state.guarded;
+  if (!state.admin) say("token-message", "Changes are off: this edge was started without GATEKEEPER_ADMIN_TOKEN.");
+  $("sign-in").querySelectorAll("input, button").forEach((one) => (one.disabled = !state.admin));
+}
+
+function showState(id, text, good) {
+  set($(id), { "data-state": good ? "good" : "bad" }).querySelector("b").textContent = text;
+}
+
+// The plot, with the threshold to drag
+
+const proposed = (field) => draft[field] ?? state.policy[field];
+const range = () => [state.histogram.low, state.histogram.high];
+
+function scale() {
+  const width = $("plot").clientWidth || 600;
+  const height = $("plot").clientHeight || 240;
+  const [low, high] = range();
+  const inner = width - PLOT.left - PLOT.right;
+  return {
+    width,
+    height,
+    inner,
+    x: (value) => PLOT.left + (inner * (Math.min(Math.max(value, low), high) - low)) / (high - low),
+    value: (x) => low + ((high - low) * Math.min(Math.max(x - PLOT.left, 0), inner)) / inner,
+    bottom: height - PLOT.bottom,
+  };
+}
+
+function showPlot() {
+  const { width, height, inner, x, bottom } = scale();
+  const { recent, calibration } = state.histogram;
+  const [low, high] = range();
+  const total = (counts) => counts.reduce((sum, count) => sum + count, 0);
+  const roots = (counts) => counts.map((count) => Math.sqrt(count / Math.max(total(counts), 1)));
+  const [seen, expected] = [roots(recent), roots(calibration)];
+  const y = (root) => bottom - ((bottom - PLOT.top) * root) / Math.max(...seen, ...expected, 1e-9);
+  const step = inner / recent.length;
+  const threshold = proposed("deferral") === "on" ? proposed("threshold") : low;
+
+  set($("plot"), { viewBox: `0 0 ${width} ${height}` });
+  $("bars").replaceChildren(
+    ...seen.map((root, bin) => {
+      const middle = low + ((high - low) * (bin + 0.5)) / seen.length;
+      const side = middle < threshold ? "below" : "above";
+      return draw("rect", { x: PLOT.left + bin * step + 1, y: y(root), width: Math.max(step - 2, 1), height: bottom - y(root), class: side });
+    }),
+  );
+  const shape = expected.map((root, bin) => `${bin ? "L" : "M"}${PLOT.left + bin * step} ${y(root)}H${PLOT.left + (bin + 1) * step}`);
+  set($("expected-shape"), { d: total(calibration) ? shape.join("") : "" });
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => low + (high - low) * share);
+  $("axis").replaceChildren(
+    draw("line", { x1: PLOT.left, x2: width - PLOT.right, y1: bottom, y2: bottom }),
+    ...ticks.map((tick) => {
+      const text = draw("text", { x: Math.min(Math.max(x(tick), 14), width - 14), y: height - 6 });
+      text.textContent = short(tick);
+      return text;
+    }),
+  );
+  set($("line-current"), { x1: x(state.policy.threshold), x2: x(state.policy.threshold), y1: PLOT.top, y2: bottom });
+  showHandle();
+}
+
+function showHandle() {
+  const { width, x, bottom } = scale();
+  const value = proposed("threshold");
+  const at = x(value);
+  set($("grip"), { x: at - 22, y: 0, height: bottom });
+  set($("line-draft"), { x1: at, x2: at, y1: PLOT.top, y2: bottom });
+  set($("knob"), { cx: at, cy: PLOT.top });
+  set($("knob-text"), { x: Math.min(Math.max(at, 24), width - 24), y: 13 }).textContent = short(value);
+  set($("handle"), { "aria-valuemin": range()[0], "aria-valuemax": range()[1], "aria-valuenow": short(value), "aria-valuetext": `threshold ${short(value)}` });
+}
+
+function moveTo(value) {
+  const [low, high] = range();
+  const digits = Math.max(0, 4 - Math.round(Math.log10(high - low)));
+  change("threshold", Number(Math.min(Math.max(value, low), high).toFixed(digits)));
+  $("threshold").value = short(proposed("threshold"));
+  showPlot();
+}
+
+function listenToHandle() {
+  const handle = $("handle");
+  const valueAt = (event) => scale().value(event.clientX - $("plot").getBoundingClientRect().left);
+  handle.addEventListener("pointerdown", (event) => {
+    if (state === null) return;
+    handle.setPointerCapture(event.pointerId);
+    handle.focus();
+    event.preventDefault();
+  });
+  handle.addEventListener("pointermove", (event) => {
+    if (handle.hasPointerCapture(event.pointerId)) moveTo(valueAt(event));
+  });
+  handle.addEventListener("keydown", (event) => {
+    if (state === null) return;
+    const [low, high] = range();
+    const step = (high - low) * (event.shiftKey ? 0.001 : 0.01);
+    const places = {
+      ArrowLeft: -step, ArrowDown: -step, ArrowRight: step, ArrowUp: step, PageDown: -10 * step, PageUp: 10 * step,
+      Home: -Infinity, End: Infinity,
+    };
+    if (!(event.key in places)) return;
+    event.preventDefault();
+    moveTo(proposed("threshold") + places[event.key]);
+  });
+}
+
+// The draft and what would happen
+
+function change(field, value) {
+  draft[field] = value;
+  settleDraft();
+  say("change-message", "");
+  showButtons();
+  schedulePreview();
+}
+
+function showFields() {
+  $("threshold").value = short(proposed("threshold"));
+  $("deferral").value = proposed("deferral");
+  $("on-remote-failure").value = proposed("on_remote_failure");
+  $("remote-timeout-s").value = String(proposed("remote_timeout_s"));
+}
+
+function showButtons() {
+  const dirty = Object.keys(draft).length > 0;
+  $("apply").disabled = !(dirty && trusted && !busy && lostSince === null);
+  $("discard").disabled = !dirty || busy;
+  document.querySelectorAll("#history button").forEach((one) => (one.disabled = busy || lostSince !== null));
+}
+
+function schedulePreview() {
+  clearTimeout(previewTimer);
+  previewTimer = setTimeout(preview, PREVIEW_AFTER_MS);
+}
+
+async function preview() {
+  const number = ++previewNumber;
+  if (state === null || !state.admin) return;
+  if (!trusted) {
+    say("preview-message", "Enter the admin token to see what a change would do.");
+    return;
+  }
+  try {
+    const found = await asAdmin("policy/preview", "POST", draft);
+    if (number !== previewNumber) return; // a later one is on its way
+    showPreview(found);
+  } catch (error) {
+    if (number === previewNumber) refused("preview-message", error);
+  }
+}
+
+function showPreview(found) {
+  const rows = { "row-expected-ratio": "expected_deferral_ratio", "row-accuracy": "expected_joint_accuracy", "row-recent-ratio": "recent_deferral_ratio" };
+  for (const [id, field] of Object.entries(rows)) {
+    const [now, then, difference] = $(id).querySelectorAll("td");
+    const [before, after] = [found.current[field], found.proposed[field]];
+    now.textContent = percent(before);
+    then.textContent = percent(after);
+    difference.textContent = before === null || after === null ? "" : `${signed(after - before)} points`;
+  }
+  const accuracy = found.joint_accuracy_change;
+  if (accuracy !== null && accuracy.low !== accuracy.high)
+    $("row-accuracy").lastElementChild.textContent += ` [${signed(accuracy.low)} to ${signed(accuracy.high)}]`;
+  const known = found.calibration_items ? `${found.calibration_items.toLocaleString()} calibration items` : "no calibration data";
+  const alone = found.large_accuracy === null ? "" : `; there the small model alone has ${percent(found.small_accuracy)}, the large one ${percent(found.large_accuracy)}`;
+  say("preview-message", `From ${known} and ${found.recent_items.toLocaleString()} recent items${alone}.`);
+}
+
+function refused(id, error) {
+  if (error instanceof Lost) say(id, "The edge does not answer; nothing was changed as far as this page knows. It goes on trying.", "bad");
+  else if (error.status === 401) {
+    trusted = false;
+    say("token-message", "This token was refused.", "bad");
+    say(id, "Enter the admin token first.", "bad");
+    $("token").focus();
+  } else if (error.status === 412) say(id, "Somebody else has changed the policy meanwhile: look at it, then apply again.", "bad");
+  else say(id, error.message, "bad");
+  showButtons();
+}
+
+async function apply(event) {
+  event.preventDefault();
+  const changes = { ...draft, note: $("note").value };
+  await write("change-message", async () => {
+    const policy = await asAdmin("policy", "PATCH", changes, { "if-match": `"${state.policy.version}"` });
+    draft = {};
+    $("note").value = "";
+    return `Version ${policy.version} is in force: threshold ${short(policy.threshold)}, deferral ${policy.deferral}.`;
+  });
+}
+
+async function rollBack(version) {
+  await write("history-message", async () => {
+    const policy = await asAdmin("policy/rollback", "POST", { version });
+    draft = {};
+    return `Version ${version} is back, as version ${policy.version}: threshold ${short(policy.threshold)}, deferral ${policy.deferral}.`;
+  });
+}
+
+async function write(where, work) {
+  busy = true;
+  showButtons();
+  try {
+    say(where, await work(), "good");
+  } catch (error) {
+    refused(where, error);
+  }
+  try {
+    show(await ask("console/state"));
+    showFields();
+  } catch {
+    // The next poll tells.
+  }
+  busy = false;
+  showButtons();
+  schedulePreview();
+}
+
+// The token
+
+async function signIn(given) {
+  token = given;
+  try {
+    await asAdmin("status", "GET");
+    trusted = true;
+    sessionStorage.setItem("gatekeeper-admin-token", token);
+    say("token-message", "Token accepted, for this tab.", "good");
+    $("token").value = "";
+    $("forget").hidden = false;
+  } catch (error) {
+    if (!(error instanceof Lost)) forget();
+    refused("token-message", error);
+    if (error.status === 401) say("token-message", "This token was refused.", "bad");
+  }
+  historyVersion = null;
+  if (trusted) showHistory();
+  schedulePreview();
+  showButtons();
+}
+
+function forget() {
+  token = "";
+  trusted = false;
+  sessionStorage.removeItem("gatekeeper-admin-token");
+  $("forget").hidden = true;
+  $("history").hidden = true;
+  say("history-message", "Enter the admin token to see it.");
+}
+
+// The history
+
+async function showHistory() {
+  historyVersion = state?.policy.version ?? null;
+  try {
+    const { versions } = await asAdmin("policy/history", "GET");
+    $("history").querySelector("tbody").replaceChildren(...versions.map(historyRow));
+    $("history").hidden = false;
+    if ($("history-message").textContent.startsWith("Enter")) say("history-message", "");
+  } catch (error) {
+    historyVersion = null; // again with the next poll
+    if (!(error instanceof Lost)) refused("history-message", error);
+  }
+  showButtons();
+}
+
+function historyRow(policy) {
+  const row = make("tr");
+  const otherwise = [`deferral ${policy.deferral}`, policy.on_remote_failure, `${policy.remote_timeout_s} s`].join(", ");
+  const moment = new Date(policy.updated_at);
+  for (const text of [`${policy.version}`, `${moment.toLocaleString()}, ${policy.updated_by}`, short(policy.threshold), otherwise, policy.note])
+    row.append(make("td", text));
+  const cell = make("td");
+  if (policy.version === state?.policy.version) row.setAttribute("aria-current", "true");
+  else {
+    const button = make("button", `Roll back to ${policy.version}`, { type: "button" });
+    button.addEventListener("click", () => rollBack(policy.version));
+    cell.append(button);
+  }
+  row.append(cell);
+  return row;
+}
+
+// Try it
+
+async function tryIt(event) {
+  event.preventDefault();
+  const box = $("answer");
+  const headers = $("try-key").value ? { authorization: `Bearer ${$("try-key").value}` } : {};
+  try {
+    let body;
+    if (state?.task === "image-classification") {
+      const [file] = $("try-image").files;
+      if (!file) return box.replaceChildren(make("p", "Choose an image first.", { class: "bad" }));
+      body = new FormData();
+      body.append("images", file);
+    } else {
+      if (!$("try-text").value) return box.replaceChildren(make("p", "Write a text first.", { class: "bad" }));
+      body = JSON.stringify({ inputs: $("try-text").value });
+      headers["content-type"] = "application/json";
+    }
+    const answer = await ask("v1/classify", { method: "POST", body, headers });
+    box.replaceChildren(...told(answer.outputs[0], answer.threshold));
+  } catch (error) {
+    box.replaceChildren(make("p", error instanceof Lost ? "The edge does not answer." : error.message, { class: "bad" }));
+  }
+}
+
+function told(output, threshold) {
+  const side = output.confidence >= threshold ? "at or above" : "below";
+  const who = output.answered_by === "small" ? "The small model answered" : "The large model answered";
+  const why = output.reason === null ? "it was sure enough" : REASONS[output.reason] ?? output.reason;
+  const lines = [
+    make("h3", output.label),
+    make("p", `${who}: ${why}. (${output.decision})`, { class: "who" }),
+    make("p", `Confidence of the small model ${short(output.confidence)}, ${side} the threshold ${short(threshold)}; score of the answer ${short(output.score)}.`),
+  ];
+  if (output.answered_by === "large" && output.small) lines.push(make("p", `The small model would have said ${output.small.label} (${short(output.small.score)}).`));
+  return lines;
+}
+
+// Begin
+
+listenToHandle();
+addEventListener("resize", () => state && showPlot());
+$("threshold").addEventListener("input", (event) => {
+  const value = event.target.valueAsNumber;
+  if (state === null || Number.isNaN(value)) return;
+  change("threshold", value); // out of the range too: the edge says what is wrong with it
+  showPlot();
+});
+$("deferral").addEventListener("change", (event) => { change("deferral", event.target.value); showPlot(); });
+$("on-remote-failure").addEventListener("change", (event) => change("on_remote_failure", event.target.value));
+$("remote-timeout-s").addEventListener("input", (event) => {
+  if (!Number.isNaN(event.target.valueAsNumber)) change("remote_timeout_s", event.target.valueAsNumber);
+});
+$("change").addEventListener("submit", apply);
+$("discard").addEventListener("click", () => { draft = {}; showFields(); showPlot(); showButtons(); say("change-message", ""); schedulePreview(); });
+$("sign-in").addEventListener("submit", (event) => { event.preventDefault(); signIn($("token").value.trim()); });
+$("forget").addEventListener("click", () => { forget(); say("token-message", "Forgotten."); showButtons(); schedulePreview(); });
+$("try").addEventListener("submit", tryIt);
+if (token) signIn(token);
+poll();
