@@ -29,7 +29,11 @@ COPY constraints.txt ./
 # By itself, because it is most of the image and changes least: a change of our code leaves this layer alone.
 RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt torch==2.13.0
 COPY --from=wheel /wheels /wheels
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt /wheels/*.whl
+# Without the offline job's libraries, a quarter of the image. --build-arg EDGE_EXTRAS=[large] for a bundle of a model that
+# transformers runs; an edge that misses it says so at its start.
+ARG EDGE_EXTRAS=
+RUN --mount=type=cache,target=/root/.cache/pip \
+    set -- /wheels/*.whl && pip install --constraint constraints.txt "$1${EDGE_EXTRAS}"
 
 
 FROM edge-venv AS large-venv

@@ -15,8 +15,14 @@ PATTERNS += ["tokenizer.json", "preprocessor_config.json"]
 
 
 def transformers_library() -> ModuleType:
-    """The library, with our nets registered and without the bars that it draws into a service's log."""
-    import transformers
+    """The library, with our nets registered and without the bars that it draws into a service's log.
+
+    Raises BundleError where it is not installed: an edge does without it, until a bundle needs it.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise BundleError("this model needs transformers: pip install 'gatekeeper-cascade[large]'") from error
 
     import models.architectures  # noqa: F401  registers them with the Auto classes
 

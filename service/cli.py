@@ -27,12 +27,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, StartupError) as error:
         print(f"gatekeeper: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        extra = _extra_with((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"gatekeeper: this needs {error.name}: pip install 'gatekeeper-cascade[{extra}]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `gatekeeper evaluate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return code
+
+
+def _extra_with(module: str) -> str | None:
+    """The extra of pyproject.toml that brings a module; None if none does, and its absence is a fault of ours."""
+    job = {"transformers", "scipy", "sklearn", "matplotlib", "jinja2", "markupsafe", "tqdm"}
+    tune = {"accelerate", "datasets", "peft", "tensorboard"}
+    return "job" if module in job else "tune" if module in tune else None
 
 
 def _parser() -> argparse.ArgumentParser:
