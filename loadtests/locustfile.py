@@ -2,178 +2,274 @@
 
     make loadtest                            a short run in the terminal
     locust -f loadtests/locustfile.py        with Locust's web UI on http://127.0.0.1:8089, its tab `Gatekeeper`
+    locust -f loadtests/locustfile.py,loadtests/shapes.py --shape spike          users by a shape: loadtests/shapes.py
 
-Each user sends its next request as soon as it has an answer, so that users = requests in flight. Locust's failures are
-refusals, errors and answers that do not fit the contract; a malformed request must be refused. The deferral ratio
-and the degraded share come from the answers' `decision`: in the web UI, at the end of a headless run, under /gatekeeper
-as JSON, and with --csv PREFIX in PREFIX_gatekeeper.csv. With workers (--processes N) they are sums over all of them.
+Texts or images, as the edge says in GET /v1/models that it takes; or as you name the user class, `TextClient` or
+`ImageClient`, on the command line or in --class-picker. Each user sends its next request as soon as it has an answer,
+so that users = requests in flight. Locust's failures are refusals, errors and answers that do not fit the contract; a
+malformed request must be refused. Deferral ratio, degraded share and joint accuracy come from the answers: in the web
+UI, at the end of a headless run, under /gatekeeper as JSON, and with --csv PREFIX in PREFIX_gatekeeper.csv. With
+workers (--processes N) they are sums over all of them. An edge that asks for API keys gets the one in
+GATEKEEPER_LOAD_KEY.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-call"
 # Locust's event hooks and its login decorator carry no types.
 
-import io
+import gc
+import logging
 import random
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from flask import Blueprint, Response, jsonify, request
+import gevent
 from locust import FastHttpUser, constant, events, task
 from locust.env import Environment
+from locust.exception import StopTest
 from locust.runners import WorkerRunner
-from locust.web import WebUI
 
-from loadtests.answers import ContractBroken, Row, Tally, read_answer, read_refusal
-from loadtests.sentences import EASY, MALFORMED, ODD
+from loadtests.answers import ContractBroken, read_answer, read_refusal
+from loadtests.choice import (
+    IMAGES,
+    KEY_VARIABLE,
+    TEXTS,
+    Choice,
+    WrongUse,
+    add_arguments,
+    choose,
+    served_task,
+)
+from loadtests.page import add_pages, shown
+from loadtests.record import Record, check_before_a_run, record_of
+from loadtests.stock import JSON, form, inputs
 
 ROUTE = "/v1/classify"
 LIST_ITEMS = (2, 8)
 ODD_IN_A_LIST = 0.25
 REPORT_KEY = "gatekeeper"  # beside Locust's own "stats" and "errors" in a worker's report
 
-tally = Tally()
+Item = tuple[str | bytes, str | None]
 
 
 class Client(FastHttpUser):
-    """Somebody's application, which asks what a sentence is about."""
+    """Somebody's application. How often each task is done is in the run's mix."""
 
+    abstract = True
     host = "http://127.0.0.1:8000"
     wait_time = constant(0)
     network_timeout = 30.0
     connection_timeout = 5.0
+    takes: ClassVar[str]
 
-    @task(12)
-    def easy_sentence(self) -> None:
-        """One sentence that the small model should be sure of."""
-        self._classify("easy", random.choice(EASY))
+    def on_start(self) -> None:
+        """Find out what to send."""
+        self.choice = self._choice()
+        self.record = record_of(self.environment)
 
-    @task(3)
-    def odd_sentence(self) -> None:
+    @task
+    def send_easy(self) -> None:
+        """One item that the small model should be sure of."""
+        self._send_items("easy", [self.choice.stock.pick("easy")])
+
+    @task
+    def send_hard(self) -> None:
+        """One whose meaning is as clear, to a human."""
+        self._send_items("hard", [self.choice.stock.pick("hard")])
+
+    @task
+    def send_odd(self) -> None:
         """One that it should not be sure of."""
-        self._classify("odd", random.choice(ODD))
+        self._send_items("odd", [self.choice.stock.pick("odd")])
 
-    @task(4)
-    def small_list(self) -> None:
+    @task
+    def send_list(self) -> None:
         """A few at once, some of them odd."""
-        items = random.randint(*LIST_ITEMS)
-        self._classify("list", [random.choice(ODD if random.random() < ODD_IN_A_LIST else EASY) for _ in range(items)])
+        kinds = ["odd" if random.random() < ODD_IN_A_LIST else "easy" for _ in range(random.randint(*LIST_ITEMS))]
+        self._send_items("list", [self.choice.stock.pick(kind) for kind in kinds])
 
-    @task(1)
-    def malformed(self) -> None:
+    @task
+    def send_malformed(self) -> None:
         """What must be refused: a 4xx with a problem document is the success."""
-        _, body = random.choice(MALFORMED)
-        with self.client.post(
-            ROUTE,
-            data=body,
-            headers={"content-type": "application/json"},
-            name=f"{ROUTE} (malformed)",
-            catch_response=True,
-        ) as response:
+        bad = random.choice(self.choice.stock.malformed)
+        moment = self.record.phases.moment()
+        with self._post("malformed", bad.content_type, bad.body) as response:
             if response.status_code == 0:
+                self.record.tally.add_failure(self.record.phases.phase_since(moment))
                 return  # no answer at all: Locust reports why
             try:
                 read_refusal(response.status_code, response.headers.get("content-type"), response.content)
             except ContractBroken as broken:
+                self.record.tally.add_failure(self.record.phases.phase_since(moment))
                 response.failure(str(broken))
             else:
                 response.success()
 
-    def _classify(self, kind: str, inputs: str | list[str]) -> None:
-        with self.client.post(
-            ROUTE, json={"inputs": inputs}, name=f"{ROUTE} ({kind})", catch_response=True
-        ) as response:
-            if response.status_code != 200:
-                if response.ok and response.status_code != 0:
-                    response.failure(f"answered with {response.status_code} instead of 200")
-                return  # refused or failed: Locust reports it
+    def _send_items(self, kind: str, items: Sequence[Item]) -> None:
+        contents = [inputs(content) for content, _ in items]
+        document = {"inputs": contents if kind == "list" else contents[0]}
+        self._classify(kind, items, json=document)
+
+    def _classify(self, kind: str, items: Sequence[Item], content_type: str = JSON, **body: Any) -> None:
+        moment = self.record.phases.moment()
+        with self._post(kind, content_type, **body) as response:
+            phase = self.record.phases.phase_since(moment)
             try:
-                answer = read_answer(response.content, 1 if isinstance(inputs, str) else len(inputs))
+                if response.status_code != 200:
+                    # Others than these, refusals and failures, Locust reports by itself.
+                    if response.ok and response.status_code != 0:
+                        response.failure(f"answered with {response.status_code} instead of 200")
+                    self.record.tally.add_failure(phase)
+                    return
+                answer = read_answer(response.content, len(items))
             except ContractBroken as broken:
+                self.record.tally.add_failure(phase)
                 response.failure(str(broken))
             else:
-                tally.add(kind, answer.outputs)
+                labels = [label for _, label in items]
+                self.record.tally.add(kind, answer, labels, phase, response.request_meta["response_time"])
+
+    def _post(self, kind: str, content_type: str, data: bytes | None = None, json: Any = None) -> Any:
+        headers = self.choice.headers | {"content-type": content_type}
+        return self.client.post(
+            ROUTE, data=data, json=json, headers=headers, name=f"{ROUTE} ({kind})", catch_response=True
+        )
+
+    def _choice(self) -> Choice:
+        """What this run's users of this class send; made by the first of them in each process."""
+        cls, record = type(self), record_of(self.environment)
+        if cls not in record.choices:
+            try:
+                choice = choose(cls.takes, self.environment.parsed_options)
+            except WrongUse as wrong:  # on a worker: elsewhere it was checked before
+                print(f"loadtest: {wrong}", file=sys.stderr, flush=True)
+                self.environment.process_exit_code = 1
+                raise StopTest from None
+            record.choices[cls] = choice
+            cls.tasks = [getattr(cls, f"send_{kind}") for kind, weight in choice.weights.items() for _ in range(weight)]
+        return record.choices[cls]
+
+
+class TextClient(Client):
+    """Asks what a sentence is about."""
+
+    takes = TEXTS
+
+
+class ImageClient(Client):
+    """Asks what is in a picture."""
+
+    takes = IMAGES
+
+    @task
+    def send_file(self) -> None:
+        """A picture as a file in a form."""
+        item = self.choice.stock.pick("easy")
+        assert isinstance(item[0], bytes)
+        content_type, body = form(item[0])
+        self._classify("file", [item], content_type, data=body)
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: Any) -> None:
+    """What a run can be told, in a terminal or in the form of the web page."""
+    add_arguments(parser)
+    parser.add_argument(
+        "--key",
+        env_var=KEY_VARIABLE,
+        include_in_web_ui=False,
+        is_secret=True,
+        help="the API key to send as a bearer token, where the edge asks for one",
+    )
 
 
 @events.init.add_listener
 def connect(environment: Environment, **_: Any) -> None:
     """Report, sum and show the tally, according to what this process is: alone, a master or a worker."""
-    hooks = environment.events
-    hooks.test_start.add_listener(lambda **_: tally.clear())
-    hooks.reset_stats.add_listener(tally.clear)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # which has a line for each of its requests
+    hooks, record = environment.events, record_of(environment)
+    hooks.test_start.add_listener(lambda **_: record.clear())
+    hooks.reset_stats.add_listener(record.tally.clear)
+    record.listen()
     if isinstance(environment.runner, WorkerRunner):
-        hooks.report_to_master.add_listener(_report)
+        hooks.report_to_master.add_listener(lambda data, **_: data.update({REPORT_KEY: record.tally.take()}))
         return
-    hooks.worker_report.add_listener(_merge)
+    hooks.worker_report.add_listener(lambda data, **_: REPORT_KEY in data and record.tally.merge(data[REPORT_KEY]))
     hooks.quitting.add_listener(_fail_without_answers)
     # `quit` and not `quitting`: only then have all workers sent their last report, and Locust its summary.
-    hooks.quit.add_listener(lambda **_: _conclude(environment))
+    hooks.quit.add_listener(lambda **_: _conclude(environment, record))
+    given_host = environment.host or Client.host
+    check_before_a_run(environment, lambda options: _prepare(environment, options, given_host))
     if environment.web_ui is not None:
-        _add_to_web_ui(environment.web_ui)
+        add_pages(environment.web_ui, record)
 
 
-def _report(data: dict[str, Any], **_: Any) -> None:
-    data[REPORT_KEY] = tally.take()
-
-
-def _merge(data: dict[str, Any], **_: Any) -> None:
-    tally.merge(data.get(REPORT_KEY, ()))
+def _prepare(environment: Environment, options: Namespace, given_host: str) -> None:
+    """Choose the users that fit the edge. Raises WrongUse."""
+    host = (options.host or given_host).rstrip("/")
+    if options.key and host != given_host.rstrip("/"):
+        raise WrongUse(
+            f"the API key of this run goes to {given_host} alone: name another edge with --host, at the start"
+        )
+    users = {user.takes: user for user in (TextClient, ImageClient)}
+    task_served = served_task(host, options.key)
+    named = list(options.user_classes or ())
+    picks = environment.parsed_options.class_picker and environment.web_ui is not None
+    if named or picks:
+        wanted = task_served or (TEXTS if named == [TextClient.__name__] else IMAGES)
+        if named != [users[wanted].__name__]:
+            chosen = " and ".join(sorted(named)) or "all user classes"
+            raise WrongUse(f"the model at {host} is for {wanted}: choose {users[wanted].__name__}, not {chosen}")
+    else:
+        wanted = task_served or TEXTS
+        environment.user_classes = [users[wanted]]
+    goods = choose(wanted, options).stock
+    print(f"{host} is sent {goods.name}", flush=True)
 
 
 def _fail_without_answers(environment: Environment, **_: Any) -> None:
     """A headless run that got no answer whatever has not passed, even where nothing had the time to fail."""
     if environment.web_ui is None and environment.stats.total.num_requests == 0:
-        environment.process_exit_code = 1
+        environment.process_exit_code = environment.process_exit_code or 1
 
 
-def _conclude(environment: Environment) -> None:
-    print(tally.summary(), flush=True)
+def _conclude(environment: Environment, record: Record) -> None:
+    _end_locusts_csv_writer()
+    print(record.tally.summary(), flush=True)
+    _print_phases(record)
     prefix = environment.parsed_options.csv_prefix if environment.parsed_options is not None else None
     if prefix:
-        tally.save_csv(Path(f"{prefix}_gatekeeper.csv"))
+        record.tally.save_csv(Path(f"{prefix}_gatekeeper.csv"))
+        if record.rows():
+            with Path(f"{prefix}_phases.csv").open("w", newline="", encoding="utf-8") as stream:
+                record.phases.write_csv(stream, record.tally)
 
 
-def _add_to_web_ui(web_ui: WebUI) -> None:
-    """The tab `Gatekeeper` with a row for each kind of request, its download, and the same as JSON."""
-    assert web_ui.app is not None
-    titles = ("Requests", "Items", "Accepted", "Deferred", "Degraded", "Deferral ratio", "Degraded share")
-    columns = [{"key": key, "title": title} for key, title in zip(Row._fields, titles, strict=True)]
-    web_ui.template_args |= {
-        "extended_tabs": [{"title": "Gatekeeper", "key": "gatekeeper"}],
-        "extended_tables": [{"key": "gatekeeper", "structure": columns}],
-        "extended_csv_files": [{"href": "./gatekeeper/csv", "title": "Download deferral CSV"}],
-    }
-    options = web_ui.environment.parsed_options
-    pages = Blueprint("gatekeeper", __name__, url_prefix=options.web_base_path if options is not None else None)
-
-    @pages.route("/gatekeeper")
-    @web_ui.auth_required_if_enabled
-    def as_json() -> Response:
-        return jsonify({"summary": tally.summary(), "rows": [row._asdict() for row in tally.rows()]})
-
-    @pages.route("/gatekeeper/csv")
-    @web_ui.auth_required_if_enabled
-    def as_csv() -> Response:
-        stream = io.StringIO()
-        tally.write_csv(stream)
-        disposition = {"content-disposition": "attachment;filename=gatekeeper.csv"}
-        return Response(stream.getvalue(), mimetype="text/csv", headers=disposition)
-
-    @web_ui.app.after_request
-    def add_rows(response: Response) -> Response:
-        """The page asks for its numbers here, every two seconds; a tab of one's own finds them under extended_stats."""
-        if request.endpoint == "locust.request_stats" and response.is_json:
-            rows = [_shown(row) for row in tally.rows()]
-            response.set_data(
-                jsonify({**response.get_json(), "extended_stats": [{"key": "gatekeeper", "data": rows}]}).get_data()
-            )
-        return response
-
-    web_ui.app.register_blueprint(pages)
+def _end_locusts_csv_writer() -> None:
+    """Locust closes its CSV files after this and leaves the greenlet that writes them: with --processes, which are
+    waited for then, it would end with a traceback (2.47)."""
+    for found in gc.get_objects():
+        if isinstance(found, gevent.Greenlet):
+            run = getattr(found, "_run", None)
+            if getattr(run, "__name__", "") == "stats_writer":
+                found.kill()
 
 
-def _shown(row: Row) -> dict[str, str | int]:
-    """The ratios as the table shows them."""
-    shown: dict[str, str | int] = {}
-    for key, value in row._asdict().items():
-        shown[key] = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else value
-    return shown
+def _print_phases(record: Record) -> None:
+    rows = record.rows()
+    if not rows:
+        return
+    head = (
+        *(record.phases.title, "users", "seconds", "requests", "failures", "requests/s", "items"),
+        *("deferral", "degraded", "why", "joint acc.", "small acc.", "p50 ms", "p95 ms", "p99 ms"),
+    )
+    lines = [head, *(tuple(str(shown(value)) for value in row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print()
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    if elsewhere := record.phases.elsewhere(record.tally):
+        print(f"{elsewhere:,} items are in no row: of requests before the first, after the last or across a change")
+    sys.stdout.flush()
