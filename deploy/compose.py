@@ -34,17 +34,22 @@ class ComposeService:
     raw: Mapping[str, Any]
 
 
-def read_compose(variables: Mapping[str, str], root: Path = ROOT) -> dict[str, ComposeService]:
+def read_compose(variables: Mapping[str, str]) -> dict[str, ComposeService]:
     """Every service by name."""
-    text = (root / "docker-compose.yml").read_text()
-    document = yaml.safe_load(_VARIABLE.sub(lambda match: _filled(match, variables), text))
-    stages = read_dockerfile(root)
-    return {name: _service(name, raw, stages) for name, raw in document["services"].items()}
+    stages = read_dockerfile()
+    return {name: _service(name, raw, stages) for name, raw in read_document(variables)["services"].items()}
 
 
-def read_dockerfile(root: Path = ROOT) -> dict[str, list[tuple[str, str]]]:
+def read_document(variables: Mapping[str, str]) -> dict[str, Any]:
+    """The file as it is written, its variables filled in."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    document: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(lambda match: _filled(match, variables), text))
+    return document
+
+
+def read_dockerfile() -> dict[str, list[tuple[str, str]]]:
     """The stages by name: (instruction, the rest), those of the stage below first."""
-    text = (root / "Dockerfile").read_text()
+    text = (ROOT / "Dockerfile").read_text()
     text = re.sub(r"\\\n\s*", "", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE))
     stages: dict[str, list[tuple[str, str]]] = {}
     current: list[tuple[str, str]] = []
