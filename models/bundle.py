@@ -111,16 +111,11 @@ class Calibration:
         ordered = np.sort(self.confidence)
         return [float(rank) / len(ordered) for rank in np.searchsorted(ordered, bounds, side="right")]
 
-    def joint_correct(self, threshold: float) -> NDArray[np.float64] | None:
-        """(N,) how right the cascade is on each item; None where the large model's answers are unknown."""
-        if self.large_correct is None:
-            return None
-        return np.where(self.confidence < threshold, self.large_correct, self.small_correct)
-
     def joint_accuracy(self, threshold: float) -> float | None:
         """Accuracy of the cascade on the calibration items; None where the large model's answers are unknown."""
-        correct = self.joint_correct(threshold)
-        return None if correct is None else float(correct.mean())
+        if self.large_correct is None:
+            return None
+        return float(np.where(self.confidence < threshold, self.large_correct, self.small_correct).mean())
 
 
 @dataclass(frozen=True)

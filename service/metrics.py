@@ -30,6 +30,11 @@ KNOWN_OUTCOMES = (
     *(("failed", reason) for reason in WHY_NOT_DEFERRED),
 )
 
+# Statuses and refusals of the classify route that alerts count, for the same reason.
+CLASSIFY = "/v1/classify"
+KNOWN_STATUSES = (200, 422, 429, 500, 503, 504)
+KNOWN_REFUSALS = ("overloaded", "rate-limited", "client-gone", "model-failed", "model-down", "expired")
+
 
 def _le(bound: float) -> str:
     """A bucket's bound as the histogram's own label has it, so that the two can be matched."""
@@ -109,7 +114,11 @@ class Metrics:
             (decision, reason, "none"): self._items.labels(model, decision, reason, "none")
             for decision, reason in KNOWN_OUTCOMES
         }
-        self._request_children: dict[tuple[str, int], Histogram] = {}
+        self._request_children = {
+            (CLASSIFY, status): self._request_seconds.labels(CLASSIFY, str(status)) for status in KNOWN_STATUSES
+        }
+        for refusal in KNOWN_REFUSALS:
+            self._rejected.labels(refusal)
         self._key_items = Counter(
             "gatekeeper_key_items_total", "Items let in, by the API key's name", ["key"], registry=own
         )
@@ -145,7 +154,7 @@ class Metrics:
     def count_shed(self) -> None:
         """A classify request refused in front of everything."""
         self.count_rejected("overloaded")
-        self.observe_request("/v1/classify", 429, 0.0)
+        self.observe_request(CLASSIFY, 429, 0.0)
 
     def count_rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()

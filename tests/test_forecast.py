@@ -68,6 +68,26 @@ def test_with_deferral_off_nothing_is_deferred_whatever_the_threshold() -> None:
     assert (found.expected_deferral_ratio, found.recent_deferral_ratio, found.expected_joint_accuracy) == (0, 0, 0.5)
 
 
+@pytest.mark.parametrize("graded", [False, True])
+def test_what_is_expected_is_what_the_calibration_data_say(graded: bool) -> None:
+    """The quick sums are those of the plain definition, also where confidences are equal."""
+    generator = np.random.default_rng(1)
+    correct = generator.uniform(size=(2, 500))
+    small, large = correct if graded else (correct < 0.8).astype(np.float64)
+    data = Calibration(generator.beta(5, 1, 500).round(2), small, large)
+    forecast = Forecast(data, recent())
+    for threshold in (-np.inf, 0.0, 0.5, *np.unique(data.confidence), 1.0, np.inf):
+        found = forecast.outlook(policy(min(max(threshold, -9.0), 9.0)))
+        assert found.expected_deferral_ratio == data.deferral_ratio(threshold)
+        assert found.expected_joint_accuracy == pytest.approx(data.joint_accuracy(threshold), abs=1e-12)
+    change = forecast.preview(policy(0.9), policy(0.4)).joint_accuracy_change
+    assert change is not None
+    moved = (data.confidence >= 0.4) & (data.confidence < 0.9)
+    differences = np.where(moved, small - large, 0.0)
+    assert change.value == pytest.approx(differences.mean())
+    assert change.high - change.value == pytest.approx(1.959964 * differences.std() / np.sqrt(500))
+
+
 def test_what_is_not_known_is_null() -> None:
     nothing = Forecast(None, recent()).preview(policy(0.5), policy(0.6))
     assert nothing.current.model_dump(exclude={"threshold", "deferral"}) == {

@@ -6,7 +6,7 @@
 const POLL_MS = 1000;
 const PREVIEW_AFTER_MS = 150;
 const TREND_POINTS = 300;
-const DRIFT_WORTH_TELLING = 0.2; // the alert's threshold too
+const DRIFT_WORTH_TELLING = 0.15; // the alert's threshold too
 const DECISIONS = ["accepted", "deferred", "degraded", "failed"];
 const FIELDS = ["threshold", "deferral", "on_remote_failure", "remote_timeout_s"];
 const PLOT = { left: 8, right: 8, top: 26, bottom: 24 };
