@@ -85,6 +85,11 @@ class Expectation:
             self._gain = np.concatenate([[0.0], np.cumsum(gain)])
             self._gain_squared = np.concatenate([[0.0], np.cumsum(gain**2)])
 
+    @property
+    def small_accuracy(self) -> float:
+        """With nothing deferred."""
+        return self._small / self.items
+
     def deferral_ratio(self, threshold: float) -> float:
         """The share of items below the threshold."""
         return self._deferred(threshold) / self.items
@@ -138,7 +143,7 @@ class Forecast:
             joint_accuracy_change=None
             if expectation is None
             else expectation.change(_in_force(current), _in_force(proposed)),
-            small_accuracy=None if expectation is None else expectation.joint_accuracy(-math.inf),
+            small_accuracy=None if expectation is None else expectation.small_accuracy,
             large_accuracy=None if expectation is None else expectation.joint_accuracy(math.inf),
             calibration_items=0 if expectation is None else expectation.items,
             recent_items=len(self._recent),
@@ -160,13 +165,12 @@ class Forecast:
         return float(np.abs(gaps).max())
 
     def histogram(self, low: float, high: float) -> Histogram:
-        """Recent and calibration confidences in equal bins; of an unbounded score from its least to its greatest."""
+        """Recent and calibration confidences in equal bins; what lies outside is in the first and the last."""
         recent = self._recent_confidences()
         expected = np.array([]) if self._expectation is None else self._expectation.confidence
-        if high - low > 1_000 and (ends := [*recent[:1], *recent[-1:], *expected[:1], *expected[-1:]]):  # energy
-            low, high = math.floor(min(ends)), math.ceil(max(ends)) + 1
         edges = np.linspace(low, high, BINS + 1)
-        return Histogram(low=low, high=high, recent=_counts(recent, edges), calibration=_counts(expected, edges))
+        counts = [_counts(np.clip(side, low, high), edges) for side in (recent, expected)]
+        return Histogram(low=low, high=high, recent=counts[0], calibration=counts[1])
 
     def _recent_confidences(self) -> NDArray[np.float64]:
         """In ascending order."""

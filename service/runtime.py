@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
 LABELS_RETRY_S = 2.0
+WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 BODY_BYTES = {"text-classification": 4 * 1024 * 1024, "image-classification": 32 * 1024 * 1024}
 
 
@@ -82,7 +83,8 @@ class EdgeRuntime(Runtime):
     def __init__(self, settings: EdgeSettings, bundle: Bundle, calibration: Calibration | None) -> None:
         super().__init__(settings, bundle)
         self.settings = settings
-        self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
+        self._confidence_range = _shown_range(self.threshold_range, calibration)
+        self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self._confidence_range)
         self.store_up = False
         self.remote: GatekeeperRemote
         self.forecast = Forecast(calibration, self.metrics.recent)
@@ -142,7 +144,7 @@ class EdgeRuntime(Runtime):
             deferral_ratio=None if math.isnan(ratio) else ratio,
             decisions=recent.decisions(),
             confidence_drift=self.forecast.confidence_drift(),
-            histogram=self.forecast.histogram(*self.threshold_range),
+            histogram=self.forecast.histogram(*self._confidence_range),
             breaker_open=self.remote.breaker_open,
             endpoints=[
                 EndpointState.model_validate(endpoint, from_attributes=True) for endpoint in self.remote.endpoints
@@ -184,7 +186,7 @@ class LargeRuntime(Runtime):
     def __init__(self, settings: LargeSettings, bundle: Bundle) -> None:
         super().__init__(settings, bundle)
         self.settings = settings
-        self.metrics = Metrics(self.name, bundle.gate_digest, code_version(), self.threshold_range)
+        self.metrics = Metrics(self.name, bundle.gate_digest, code_version(), _shown_range(self.threshold_range, None))
 
 
 @asynccontextmanager
@@ -407,6 +409,15 @@ async def _compare_labels(runtime: EdgeRuntime, endpoint: Endpoint) -> None:
         differing = sorted(set(theirs) ^ set(runtime.labels))
         found = {"url": endpoint.url, "differing": differing[:10], "count": len(differing)}
         logger.warning("labels of the large model differ", extra=found)
+
+
+def _shown_range(bounds: tuple[float, float], calibration: Calibration | None) -> tuple[float, float]:
+    """What confidences are shown between: the score's own bounds or, where they say nothing (energy), the data's."""
+    if bounds[1] - bounds[0] <= WIDE:
+        return bounds
+    if calibration is None:
+        return -WIDE / 2, WIDE / 2
+    return math.floor(calibration.confidence.min()), math.ceil(calibration.confidence.max()) + 1
 
 
 def code_version() -> str:

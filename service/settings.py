@@ -75,7 +75,12 @@ class EdgeSettings(_CommonSettings):
     breaker_failures: int = Field(5, ge=1, le=1_000, description="failures in a row that open the breaker")
     breaker_open_s: float = Field(2.0, gt=0, le=600, description="then one probe is let through")
     admin_token: SecretStr | None = Field(None, description="without it the admin routes answer 404")
-    admin_port: int | None = Field(None, ge=0, le=65_535, description="/admin and /metrics on a listener of their own")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="/admin, /metrics and /console on a listener of their own, which answers /v1 too",
+    )
     api_keys: SecretStr | None = Field(None, description="name:sha256[:scope+scope[:limit]], separated by commas")
     api_keys_file: Path | None = Field(None, description="JSON or TOML; followed while the service runs")
     policy_path: Path = Path(".gatekeeper/policy.db")

@@ -98,6 +98,8 @@ def test_what_is_not_known_is_null() -> None:
     assert (nothing.joint_accuracy_change, nothing.confidence_drift, nothing.large_accuracy) == (None, None, None)
     without_large = Forecast(Calibration(FOUR.confidence, FOUR.small_correct, None), recent()).outlook(policy(0.5))
     assert (without_large.expected_deferral_ratio, without_large.expected_joint_accuracy) == (0.5, None)
+    alone = Forecast(Calibration(FOUR.confidence, FOUR.small_correct, None), recent())
+    assert alone.preview(policy(0.5), policy(0.6)).small_accuracy == 0.5
 
 
 def test_the_drift_is_the_two_sample_kolmogorov_smirnov_distance() -> None:
@@ -116,12 +118,11 @@ def test_the_histogram_holds_every_item_also_at_the_ends() -> None:
     assert found.recent[0] == found.recent[-1] == 1
 
 
-def test_an_unbounded_score_is_shown_where_it_lies() -> None:
+def test_what_lies_outside_is_at_the_ends() -> None:
     energy = Calibration(np.array([3.2, 17.9]), np.ones(2), None)
-    found = Forecast(energy, recent(25.0)).histogram(-1e6, 1e6)
-    assert (found.low, found.high) == (3, 26)
-    assert sum(found.recent) == 1
-    empty = Forecast(None, recent()).histogram(-1e6, 1e6)
+    found = Forecast(energy, recent(25.0)).histogram(3.0, 18.0)
+    assert (found.recent[-1], found.calibration[-1], sum(found.calibration)) == (1, 1, 2)
+    empty = Forecast(None, recent()).histogram(0.0, 1.0)
     assert sum(empty.recent) == sum(empty.calibration) == 0
 
 

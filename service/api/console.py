@@ -1,5 +1,5 @@
-"""/console: one page to see the cascade and change its policy. It shows what /metrics tells, and needs the admin token
-for everything that /admin/v1 does."""
+"""/console: one page to see the cascade and change its policy. Numbers are shown to whoever reaches it; everything that
+/admin/v1 does needs the admin token."""
 
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ async def script() -> Response:
 
 @router.get("/state")
 async def state(request: Request) -> ConsoleState:
-    """The state of this replica, without a token: nothing that /metrics and /v1/models do not tell."""
+    """The state of this replica, without a token: numbers and names; no text, no note, no secret."""
     found: ConsoleState = request.app.state.runtime.console_state()
     return found
 

@@ -4,9 +4,17 @@
 "use strict";
 
 const POLL_MS = 1000;
+const STATE_TIMEOUT_MS = 3000;
+const ADMIN_TIMEOUT_MS = 15000;
 const PREVIEW_AFTER_MS = 150;
-const TREND_POINTS = 300;
-const DRIFT_WORTH_TELLING = 0.15; // the alert's threshold too
+const PREVIEW_AGAIN_MS = 3000; // recent traffic moves on
+const HISTORY_AGAIN_MS = 10000; // after a failure
+const HISTORY_SHORT = 50;
+const HISTORY_LONG = 1000;
+const TREND_MS = 5 * 60 * 1000;
+const TREND_GAP_MS = 15000; // no line across what nobody has seen
+const DRIFT_WORTH_TELLING = 0.15; // the alert's threshold and its number of items
+const DRIFT_ITEMS = 200;
 const DECISIONS = ["accepted", "deferred", "degraded", "failed"];
 const FIELDS = ["threshold", "deferral", "on_remote_failure", "remote_timeout_s"];
 const PLOT = { left: 8, right: 8, top: 26, bottom: 24 };
@@ -29,11 +37,19 @@ let draft = {}; // the fields that differ from the policy in force
 let token = sessionStorage.getItem("gatekeeper-admin-token") || "";
 let trusted = false; // the token has been accepted
 let lostSince = null;
+let stateNumber = 0; // of the last question, and of the one whose answer is shown: an older answer is dropped
+let shownNumber = 0;
 let previewNumber = 0;
 let previewTimer = 0;
+let previewed = null; // {fields, version}: what the table tells of
+let previewedAt = 0;
 let busy = false;
+let historyNumber = 0;
 let historyVersion = null;
-const trend = [];
+let historyFailedAt = 0;
+let historyLimit = HISTORY_SHORT;
+let grabbedAt = 0;
+let trend = [];
 
 // Words and numbers
 
@@ -44,7 +60,7 @@ const clock = (moment) => moment.toLocaleTimeString([], { hour: "2-digit", minut
 
 function say(id, text, kind = "") {
   const element = $(id);
-  element.textContent = text;
+  if (element.textContent !== text) element.textContent = text; // else a screen reader would say it every second
   element.className = element.className.replace(/\b(good|bad)\b/g, "").trim();
   if (kind) element.classList.add(kind);
 }
@@ -76,10 +92,10 @@ class Refused extends Error {
   }
 }
 
-async function ask(path, { method = "GET", body, headers = {} } = {}) {
+async function ask(path, { method = "GET", body, headers = {}, timeoutMs = ADMIN_TIMEOUT_MS } = {}) {
   let response;
   try {
-    response = await fetch(path, { method, body, headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(15000) });
+    response = await fetch(path, { method, body, headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(timeoutMs) });
   } catch (error) {
     throw new Lost(error.message);
   }
@@ -99,38 +115,70 @@ const asAdmin = (path, method, content, headers = {}) =>
 
 async function poll() {
   try {
-    show(await ask("console/state"));
-    if (lostSince !== null) {
-      lostSince = null;
-      $("lost").hidden = true;
-      schedulePreview();
-    }
+    await refresh();
+    if (lostSince !== null) found();
+    if (trusted && !document.hidden && Date.now() - previewedAt > PREVIEW_AGAIN_MS) schedulePreview();
   } catch (error) {
-    lostSince ??= new Date();
-    const why = error instanceof Lost ? "does not answer" : `answers with ${error.status}`;
-    say("lost", `The edge ${why} since ${clock(lostSince)}. The numbers below are old; this page goes on trying.`);
-    $("lost").hidden = false;
-    set($("state-edge"), { "data-state": "bad" }).querySelector("b").textContent = "no answer";
+    if (!(error instanceof Lost || error instanceof Refused)) throw error; // a fault of this page, for its log
+    lose(error);
+  } finally {
+    showButtons();
+    setTimeout(poll, document.hidden ? 5 * POLL_MS : POLL_MS);
   }
-  showButtons();
-  setTimeout(poll, document.hidden ? 5 * POLL_MS : POLL_MS);
 }
 
-function show(found) {
-  const first = state === null;
-  const changed = !first && found.policy.version !== state.policy.version;
-  const restarted = !first && found.gate_digest !== state.gate_digest;
-  state = found;
-  if (restarted) draft = {}; // a threshold belongs to one gate
+async function refresh() {
+  const number = ++stateNumber;
+  const answer = await ask("console/state", { timeoutMs: STATE_TIMEOUT_MS });
+  if (number < shownNumber) return;
+  shownNumber = number;
+  show(answer);
+}
+
+function lose(error) {
+  lostSince ??= new Date();
+  const why = error instanceof Lost ? "does not answer" : `answers with ${error.status}`;
+  say("lost", `The edge ${why} since ${clock(lostSince)}. The numbers below are old; this page goes on trying.`);
+  $("lost").hidden = false;
+  showState("state-edge", "no answer", false);
+}
+
+function found() {
+  lostSince = null;
+  $("lost").hidden = true;
+  if (token && !trusted) signIn(token);
+  schedulePreview();
+}
+
+function show(answer) {
+  const before = state;
+  state = answer;
+  if (before !== null && before.service_version !== state.service_version) location.reload(); // an upgrade: its page may be another
+  const another = before !== null && before.gate_digest !== state.gate_digest;
+  const changed = before !== null && (another || before.policy.version !== state.policy.version);
+  if (another) forgetGate();
   settleDraft();
   showNow();
   showParts();
   showPlot();
-  if (first || changed) showFields();
-  if (changed && Object.keys(draft).length)
+  if (before === null || changed) {
+    showFields();
+    schedulePreview();
+  }
+  if (changed && !another && Object.keys(draft).length)
     say("change-message", `The policy has changed meanwhile: version ${state.policy.version} is in force. Your change is compared with that one.`);
-  if (first || changed) schedulePreview();
-  if (trusted && historyVersion !== state.policy.version) showHistory();
+  if (trusted && historyVersion !== state.policy.version && Date.now() - historyFailedAt > HISTORY_AGAIN_MS) showHistory();
+}
+
+function forgetGate() {
+  // Another bundle: a threshold, a draft and a history belong to one gate.
+  draft = {};
+  previewed = null;
+  trend = [];
+  historyVersion = null;
+  $("history").querySelector("tbody").replaceChildren();
+  say("change-message", "");
+  say("history-message", "");
 }
 
 function settleDraft() {
@@ -147,13 +195,12 @@ function showNow() {
   say("queue", String(state.queue_depth));
   say("recent-items", items.toLocaleString());
   showShares(items);
-  if (items) {
-    trend.push(state.deferral_ratio);
-    if (trend.length > TREND_POINTS) trend.shift();
-  }
-  showTrend();
+  const now = Date.now();
+  if (items) trend.push([now, state.deferral_ratio]);
+  trend = trend.filter(([moment]) => moment > now - TREND_MS);
+  showTrend(now);
   const drift = state.confidence_drift;
-  $("drift").hidden = !(drift > DRIFT_WORTH_TELLING && items >= 100);
+  $("drift").hidden = !(drift > DRIFT_WORTH_TELLING && items >= DRIFT_ITEMS);
   say("drift", `Recent confidences are unlike the calibration data (distance ${(drift ?? 0).toFixed(2)}): what is expected may not hold for this traffic.`);
 }
 
@@ -172,15 +219,18 @@ function showShares(items) {
   $("shares-key").replaceChildren(...keys);
 }
 
-function showTrend() {
-  const high = Math.max(0.1, ...trend, state.outlook.expected_deferral_ratio ?? 0) * 1.1;
-  const y = (value) => 78 - (76 * value) / high;
-  const x = (place) => (600 * place) / (TREND_POINTS - 1);
-  const live = trend.map((value, place) => `${place ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+function showTrend(now) {
   const expected = state.outlook.expected_deferral_ratio;
+  const high = Math.max(0.1, ...trend.map(([, ratio]) => ratio), expected ?? 0) * 1.1;
+  const y = (value) => (78 - (76 * value) / high).toFixed(1);
+  const x = (moment) => (600 - (600 * (now - moment)) / TREND_MS).toFixed(1);
+  const live = trend.map(([moment, ratio], place) => {
+    const joined = place && moment - trend[place - 1][0] < TREND_GAP_MS;
+    return `${joined ? "L" : "M"}${x(moment)} ${y(ratio)}`;
+  });
   $("trend").replaceChildren(
     ...(expected === null ? [] : [draw("path", { class: "expected", d: `M0 ${y(expected)}H600` })]),
-    draw("path", { class: "live", d: live }),
+    draw("path", { class: "live", d: live.join("") }),
   );
 }
 
@@ -213,7 +263,10 @@ function showState(id, text, good) {
 // The plot, with the threshold to drag
 
 const proposed = (field) => draft[field] ?? state.policy[field];
-const range = () => [state.histogram.low, state.histogram.high];
+const range = () => [
+  Math.min(state.histogram.low, state.policy.threshold), // of an unbounded score it may lie beside the data
+  Math.max(state.histogram.high, state.policy.threshold),
+];
 
 function scale() {
   const width = $("plot").clientWidth || 600;
@@ -238,18 +291,19 @@ function showPlot() {
   const roots = (counts) => counts.map((count) => Math.sqrt(count / Math.max(total(counts), 1)));
   const [seen, expected] = [roots(recent), roots(calibration)];
   const y = (root) => bottom - ((bottom - PLOT.top) * root) / Math.max(...seen, ...expected, 1e-9);
-  const step = inner / recent.length;
+  const binAt = (bin) => x(state.histogram.low + ((state.histogram.high - state.histogram.low) * bin) / recent.length);
+  const step = binAt(1) - binAt(0);
   const threshold = proposed("deferral") === "on" ? proposed("threshold") : low;
 
   set($("plot"), { viewBox: `0 0 ${width} ${height}` });
   $("bars").replaceChildren(
     ...seen.map((root, bin) => {
-      const middle = low + ((high - low) * (bin + 0.5)) / seen.length;
+      const middle = state.histogram.low + ((state.histogram.high - state.histogram.low) * (bin + 0.5)) / seen.length;
       const side = middle < threshold ? "below" : "above";
-      return draw("rect", { x: PLOT.left + bin * step + 1, y: y(root), width: Math.max(step - 2, 1), height: bottom - y(root), class: side });
+      return draw("rect", { x: binAt(bin) + 1, y: y(root), width: Math.max(step - 2, 1), height: bottom - y(root), class: side });
     }),
   );
-  const shape = expected.map((root, bin) => `${bin ? "L" : "M"}${PLOT.left + bin * step} ${y(root)}H${PLOT.left + (bin + 1) * step}`);
+  const shape = expected.map((root, bin) => `${bin ? "L" : "M"}${binAt(bin)} ${y(root)}H${binAt(bin + 1)}`);
   set($("expected-shape"), { d: total(calibration) ? shape.join("") : "" });
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => low + (high - low) * share);
   $("axis").replaceChildren(
@@ -266,34 +320,36 @@ function showPlot() {
 
 function showHandle() {
   const { width, x, bottom } = scale();
+  const [low, high] = range();
   const value = proposed("threshold");
   const at = x(value);
   set($("grip"), { x: at - 22, y: 0, height: bottom });
   set($("line-draft"), { x1: at, x2: at, y1: PLOT.top, y2: bottom });
   set($("knob"), { cx: at, cy: PLOT.top });
   set($("knob-text"), { x: Math.min(Math.max(at, 24), width - 24), y: 13 }).textContent = short(value);
-  set($("handle"), { "aria-valuemin": range()[0], "aria-valuemax": range()[1], "aria-valuenow": short(value), "aria-valuetext": `threshold ${short(value)}` });
+  set($("handle"), { "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": short(Math.min(Math.max(value, low), high)), "aria-valuetext": `threshold ${short(value)}` });
 }
 
 function moveTo(value) {
   const [low, high] = range();
   const digits = Math.max(0, 4 - Math.round(Math.log10(high - low)));
   change("threshold", Number(Math.min(Math.max(value, low), high).toFixed(digits)));
-  $("threshold").value = short(proposed("threshold"));
+  $("threshold").value = String(proposed("threshold"));
   showPlot();
 }
 
 function listenToHandle() {
   const handle = $("handle");
-  const valueAt = (event) => scale().value(event.clientX - $("plot").getBoundingClientRect().left);
+  const place = (event) => event.clientX - $("plot").getBoundingClientRect().left;
   handle.addEventListener("pointerdown", (event) => {
-    if (state === null) return;
+    if (state === null || event.button !== 0) return;
+    grabbedAt = place(event) - scale().x(proposed("threshold")); // the line does not jump to the finger
     handle.setPointerCapture(event.pointerId);
     handle.focus();
     event.preventDefault();
   });
   handle.addEventListener("pointermove", (event) => {
-    if (handle.hasPointerCapture(event.pointerId)) moveTo(valueAt(event));
+    if (handle.hasPointerCapture(event.pointerId)) moveTo(scale().value(place(event) - grabbedAt));
   });
   handle.addEventListener("keydown", (event) => {
     if (state === null) return;
@@ -320,15 +376,19 @@ function change(field, value) {
 }
 
 function showFields() {
-  $("threshold").value = short(proposed("threshold"));
+  $("threshold").value = String(proposed("threshold"));
   $("deferral").value = proposed("deferral");
   $("on-remote-failure").value = proposed("on_remote_failure");
   $("remote-timeout-s").value = String(proposed("remote_timeout_s"));
 }
 
+const fieldsOf = (patch) => JSON.stringify(FIELDS.map((field) => patch[field] ?? null));
+const upToDate = () => previewed !== null && previewed.fields === fieldsOf(draft) && previewed.version === state.policy.version;
+
 function showButtons() {
   const dirty = Object.keys(draft).length > 0;
-  $("apply").disabled = !(dirty && trusted && !busy && lostSince === null);
+  // Applied is what was read: not before the table tells of this very change.
+  $("apply").disabled = !(dirty && trusted && !busy && lostSince === null && upToDate());
   $("discard").disabled = !dirty || busy;
   document.querySelectorAll("#history button").forEach((one) => (one.disabled = busy || lostSince !== null));
 }
@@ -336,60 +396,79 @@ function showButtons() {
 function schedulePreview() {
   clearTimeout(previewTimer);
   previewTimer = setTimeout(preview, PREVIEW_AFTER_MS);
+  if (state !== null) $("preview").classList.toggle("stale", trusted && !upToDate());
 }
 
 async function preview() {
   const number = ++previewNumber;
   if (state === null || !state.admin) return;
   if (!trusted) {
+    clearPreview();
     say("preview-message", "Enter the admin token to see what a change would do.");
     return;
   }
+  const fields = fieldsOf(draft);
+  previewedAt = Date.now();
   try {
-    const found = await asAdmin("policy/preview", "POST", draft);
+    const answer = await asAdmin("policy/preview", "POST", { ...draft, gate_digest: state.gate_digest });
     if (number !== previewNumber) return; // a later one is on its way
-    showPreview(found);
+    previewed = { fields, version: answer.version };
+    showPreview(answer);
   } catch (error) {
-    if (number === previewNumber) refused("preview-message", error);
+    if (number !== previewNumber) return;
+    clearPreview();
+    refused("preview-message", error);
   }
+  showButtons();
 }
 
-function showPreview(found) {
+function clearPreview() {
+  previewed = null;
+  document.querySelectorAll("#preview td").forEach((cell) => (cell.textContent = ""));
+}
+
+function showPreview(answer) {
   const rows = { "row-expected-ratio": "expected_deferral_ratio", "row-accuracy": "expected_joint_accuracy", "row-recent-ratio": "recent_deferral_ratio" };
   for (const [id, field] of Object.entries(rows)) {
     const [now, then, difference] = $(id).querySelectorAll("td");
-    const [before, after] = [found.current[field], found.proposed[field]];
+    const [before, after] = [answer.current[field], answer.proposed[field]];
     now.textContent = percent(before);
     then.textContent = percent(after);
     difference.textContent = before === null || after === null ? "" : `${signed(after - before)} points`;
   }
-  const accuracy = found.joint_accuracy_change;
+  const accuracy = answer.joint_accuracy_change;
   if (accuracy !== null && accuracy.low !== accuracy.high)
     $("row-accuracy").lastElementChild.textContent += ` [${signed(accuracy.low)} to ${signed(accuracy.high)}]`;
-  const known = found.calibration_items ? `${found.calibration_items.toLocaleString()} calibration items` : "no calibration data";
-  const alone = found.large_accuracy === null ? "" : `; there the small model alone has ${percent(found.small_accuracy)}, the large one ${percent(found.large_accuracy)}`;
-  say("preview-message", `From ${known} and ${found.recent_items.toLocaleString()} recent items${alone}.`);
+  $("preview").classList.toggle("stale", !upToDate());
+  const known = answer.calibration_items ? `${answer.calibration_items.toLocaleString()} calibration items` : "no calibration data";
+  const alone = answer.large_accuracy === null ? "" : `; there the small model alone has ${percent(answer.small_accuracy)}, the large one ${percent(answer.large_accuracy)}`;
+  say("preview-message", `From ${known} and ${answer.recent_items.toLocaleString()} recent items${alone}.`);
 }
 
-function refused(id, error) {
-  if (error instanceof Lost) say(id, "The edge does not answer; nothing was changed as far as this page knows. It goes on trying.", "bad");
+function refused(id, error, asked = false) {
+  if (error instanceof Lost) say(id, "The edge does not answer; nothing was changed as far as this page knows.", "bad");
+  else if (!(error instanceof Refused)) throw error;
   else if (error.status === 401) {
-    trusted = false;
+    forget();
     say("token-message", "This token was refused.", "bad");
     say(id, "Enter the admin token first.", "bad");
-    $("token").focus();
-  } else if (error.status === 412) say(id, "Somebody else has changed the policy meanwhile: look at it, then apply again.", "bad");
+    if (asked) $("token").focus(); // nobody is torn away from what they are typing elsewhere
+  } else if (error.status === 412 || error.status === 409)
+    say(id, "Somebody else has changed the policy or the bundle meanwhile: look at it, then apply again.", "bad");
   else say(id, error.message, "bad");
   showButtons();
 }
 
 async function apply(event) {
   event.preventDefault();
-  const changes = { ...draft, note: $("note").value };
+  if (!upToDate()) return;
+  const sent = { ...draft };
+  const note = $("note").value;
+  const changes = { ...sent, note, gate_digest: state.gate_digest };
   await write("change-message", async () => {
-    const policy = await asAdmin("policy", "PATCH", changes, { "if-match": `"${state.policy.version}"` });
-    draft = {};
-    $("note").value = "";
+    const policy = await asAdmin("policy", "PATCH", changes, { "if-match": `"${previewed.version}"` });
+    for (const field of FIELDS) if (draft[field] === sent[field]) delete draft[field]; // what was dragged meanwhile stays
+    if ($("note").value === note) $("note").value = "";
     return `Version ${policy.version} is in force: threshold ${short(policy.threshold)}, deferral ${policy.deferral}.`;
   });
 }
@@ -400,21 +479,20 @@ async function rollBack(version) {
     draft = {};
     return `Version ${version} is back, as version ${policy.version}: threshold ${short(policy.threshold)}, deferral ${policy.deferral}.`;
   });
+  if (document.activeElement === document.body) $("history-message").focus(); // its button is gone
 }
 
 async function write(where, work) {
   busy = true;
   showButtons();
   try {
-    say(where, await work(), "good");
-  } catch (error) {
-    refused(where, error);
-  }
-  try {
-    show(await ask("console/state"));
+    const done = await work();
+    await refresh().catch((error) => lose(error));
     showFields();
-  } catch {
-    // The next poll tells.
+    if (trusted) await showHistory();
+    say(where, done, "good");
+  } catch (error) {
+    refused(where, error, true);
   }
   busy = false;
   showButtons();
@@ -424,6 +502,10 @@ async function write(where, work) {
 // The token
 
 async function signIn(given) {
+  if (!/^[!-~]+$/.test(given)) {
+    say("token-message", given ? "A token has no spaces and only plain characters: copy it again." : "Paste the token first.", "bad");
+    return;
+  }
   token = given;
   try {
     await asAdmin("status", "GET");
@@ -433,8 +515,8 @@ async function signIn(given) {
     $("token").value = "";
     $("forget").hidden = false;
   } catch (error) {
-    if (!(error instanceof Lost)) forget();
-    refused("token-message", error);
+    if (error instanceof Lost) say("token-message", "The edge does not answer; the token is tried again when it does.", "bad");
+    else refused("token-message", error, true);
     if (error.status === 401) say("token-message", "This token was refused.", "bad");
   }
   historyVersion = null;
@@ -449,20 +531,31 @@ function forget() {
   sessionStorage.removeItem("gatekeeper-admin-token");
   $("forget").hidden = true;
   $("history").hidden = true;
+  $("older").hidden = true;
+  $("history").querySelector("tbody").replaceChildren();
+  historyVersion = null;
+  clearPreview();
   say("history-message", "Enter the admin token to see it.");
 }
 
 // The history
 
 async function showHistory() {
+  const number = ++historyNumber;
   historyVersion = state?.policy.version ?? null;
   try {
-    const { versions } = await asAdmin("policy/history", "GET");
+    const { versions } = await asAdmin(`policy/history?limit=${historyLimit}`, "GET");
+    if (number !== historyNumber || !trusted) return;
+    const focused = document.activeElement?.dataset?.version;
     $("history").querySelector("tbody").replaceChildren(...versions.map(historyRow));
     $("history").hidden = false;
-    if ($("history-message").textContent.startsWith("Enter")) say("history-message", "");
+    $("older").hidden = historyLimit === HISTORY_LONG || versions.length < HISTORY_SHORT;
+    if (focused) $("history").querySelector(`[data-version="${Number(focused)}"]`)?.focus();
+    if (!$("history-message").classList.contains("good")) say("history-message", "");
   } catch (error) {
-    historyVersion = null; // again with the next poll
+    if (number !== historyNumber) return;
+    historyVersion = null;
+    historyFailedAt = Date.now();
     if (!(error instanceof Lost)) refused("history-message", error);
   }
   showButtons();
@@ -477,7 +570,7 @@ function historyRow(policy) {
   const cell = make("td");
   if (policy.version === state?.policy.version) row.setAttribute("aria-current", "true");
   else {
-    const button = make("button", `Roll back to ${policy.version}`, { type: "button" });
+    const button = make("button", `Roll back to ${policy.version}`, { type: "button", "data-version": policy.version });
     button.addEventListener("click", () => rollBack(policy.version));
     cell.append(button);
   }
@@ -490,10 +583,13 @@ function historyRow(policy) {
 async function tryIt(event) {
   event.preventDefault();
   const box = $("answer");
-  const headers = $("try-key").value ? { authorization: `Bearer ${$("try-key").value}` } : {};
+  if (state === null) return;
+  const key = $("try-key").value.trim();
+  if (key && !/^[!-~]+$/.test(key)) return box.replaceChildren(make("p", "A key has no spaces and only plain characters: copy it again.", { class: "bad" }));
+  const headers = key ? { authorization: `Bearer ${key}` } : {};
   try {
     let body;
-    if (state?.task === "image-classification") {
+    if (state.task === "image-classification") {
       const [file] = $("try-image").files;
       if (!file) return box.replaceChildren(make("p", "Choose an image first.", { class: "bad" }));
       body = new FormData();
@@ -503,9 +599,10 @@ async function tryIt(event) {
       body = JSON.stringify({ inputs: $("try-text").value });
       headers["content-type"] = "application/json";
     }
-    const answer = await ask("v1/classify", { method: "POST", body, headers });
+    const answer = await ask("v1/classify", { method: "POST", body, headers, timeoutMs: 1000 * state.policy.remote_timeout_s + 5000 });
     box.replaceChildren(...told(answer.outputs[0], answer.threshold));
   } catch (error) {
+    if (!(error instanceof Lost || error instanceof Refused)) throw error;
     box.replaceChildren(make("p", error instanceof Lost ? "The edge does not answer." : error.message, { class: "bad" }));
   }
 }
@@ -543,5 +640,6 @@ $("discard").addEventListener("click", () => { draft = {}; showFields(); showPlo
 $("sign-in").addEventListener("submit", (event) => { event.preventDefault(); signIn($("token").value.trim()); });
 $("forget").addEventListener("click", () => { forget(); say("token-message", "Forgotten."); showButtons(); schedulePreview(); });
 $("try").addEventListener("submit", tryIt);
+$("older").addEventListener("click", () => { historyLimit = HISTORY_LONG; showHistory(); });
 if (token) signIn(token);
 poll();

@@ -1,4 +1,4 @@
-"""A real Chromium for tests, driven by Playwright; what it is started with, also for the pictures in docs/."""
+"""A real Chromium, driven by Playwright: for the tests of the console and for the pictures in docs/."""
 
 import shutil
 from collections.abc import Iterator
