@@ -9,7 +9,7 @@ LARGE_IMAGES := models/bundles/fashion-mnist-large
 SMALL_IMAGES := models/bundles/fashion-mnist-small
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak loadtest compose-check bundles constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak loadtest docs compose-check bundles constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -85,6 +85,10 @@ bundles: $(READY) ## make the four committed bundles again (needs GATEKEEPER_DAT
 	$(BIN)/gatekeeper evaluate $(SMALL) --large $(LARGE) --data clinc150 --write-card
 	$(BIN)/gatekeeper evaluate $(LARGE_IMAGES) --data fashion-mnist --write-card
 	$(BIN)/gatekeeper evaluate $(SMALL_IMAGES) --large $(LARGE_IMAGES) --data fashion-mnist --write-card
+
+docs: $(READY) ## write docs/api.md and the dashboards anew
+	@$(BIN)/python -m docs.write_api
+	@$(BIN)/python -m deploy.grafana.write
 
 compose-check: $(READY) ## docker-compose.yml without Docker: its services as processes, tried (needs prometheus)
 	@$(BIN)/python -m deploy.check $(ARGS)

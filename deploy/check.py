@@ -131,12 +131,16 @@ class Stack:
                 command, env=environment, cwd=ROOT, stdout=stream, stderr=stream, start_new_session=True
             )
 
-    def wait_healthy(self, name: str) -> float:
-        """Seconds until the service's own health check passes. Raises CheckFailed."""
+    def health(self, name: str) -> list[str]:
+        """The health check of a service, here. Raises CheckFailed where it has none."""
         health = self.services[name].health
         if health is None:
             raise CheckFailed(f"{name} has no health check")
-        words = [self.here(word, name).replace("redis-cli", f"redis-cli -p {self.ports[name]}") for word in health]
+        return [self.here(word, name) for word in health]
+
+    def wait_healthy(self, name: str) -> float:
+        """Seconds until the service's own health check passes. Raises CheckFailed."""
+        words = [word.replace("redis-cli", f"redis-cli -p {self.ports[name]}") for word in self.health(name)]
         began = time.monotonic()
         while True:
             if self.processes[name].poll() is not None:
@@ -180,6 +184,9 @@ def running(
     waiting = [name for name in services if name != "grafana"]
     for name in waiting:
         stack.command(name)  # a program that is missing is told before anything runs
+        _program(stack.health(name)[0])
+    for program in ("redis-cli", "wget"):  # of the images' shells
+        _program(program)
     healthy: set[str] = set()
     with ExitStack() as cleanup:
         cleanup.callback(stack.kill)
@@ -198,8 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("deploy.check", description="docker-compose.yml as processes, without Docker.")
     parser.add_argument("--keep-running", action="store_true", help="until Ctrl-C, with its addresses printed")
     arguments = parser.parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupted)
+    stop_cleanly()
     token = os.environ.get("GATEKEEPER_ADMIN_TOKEN") or secrets.token_urlsafe(16)
     try:
         _check_schema()
@@ -277,7 +283,8 @@ def _grafana_files(service: ComposeService) -> str:
     """What Grafana's mounts hold. Raises CheckFailed where they lead nowhere."""
     found = []
     for source in (source for source in service.mounts.values() if source.startswith("./")):
-        files = sorted(path for path in (ROOT / source).iterdir() if path.suffix in (".json", ".yml"))
+        path = ROOT / source
+        files = [path] if path.is_file() else sorted(path.glob("*.*")) if path.is_dir() else []
         _require(bool(files), f"grafana mounts {source}, which holds nothing")
         found += [json.loads(path.read_text())["title"] for path in files if path.suffix == ".json"]
     return f"{len(found)} dashboards: {', '.join(found)}"
@@ -343,8 +350,14 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _interrupted(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def stop_cleanly() -> None:
+    """SIGTERM as Ctrl-C: what was started is stopped. Also Ctrl-C in a shell's background, which ignores it."""
+
+    def interrupted(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`make compose-check`: the compose file's services as processes, and what it says when one of them is not well."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, eventually
 
+from deploy.browser import find_chromium
 from deploy.check import PORTS, Stack
 from deploy.compose import read_compose
 
@@ -61,6 +63,25 @@ def test_a_service_that_ends_is_named_with_its_own_words(tmp_path: Path) -> None
     assert error.startswith("compose-check: edge-1 has ended: ")
     assert "GATEKEEPER_ADMIN_TOKEN: must have at least 8 characters" in error
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.slow
+@needs_prometheus
+@pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed")
+@pytest.mark.skipif("GATEKEEPER_DATA_DIR" not in os.environ, reason="GATEKEEPER_DATA_DIR is not set")
+def test_the_walkthrough_in_a_hurry(tmp_path: Path) -> None:
+    """Sixty times as quick as the one in docs/: too quick for alerts, but everything else happens."""
+    command = [sys.executable, "-m", "deploy.walkthrough", "--pace", "60", "--output", str(tmp_path / "told")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=170)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (tmp_path / "told" / "log.txt").read_text()
+    assert log == done.stdout
+    assert log.count("Prometheus has the threshold") == 2
+    assert "Version 1 is back, as version 3: threshold 0.7318" in log
+    assert re.search(r"[\d,]+ requests answered with 200, 0 not\n$", log)
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "told").glob("*.png")}
+    assert len(pictures) == 13
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
 
 @needs_prometheus
