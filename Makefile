@@ -9,7 +9,7 @@ LARGE_IMAGES := models/bundles/fashion-mnist-large
 SMALL_IMAGES := models/bundles/fashion-mnist-small
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak loadtest docs compose-check bundles constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak loadtest docs compose-up compose-check bundles constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -89,6 +89,13 @@ bundles: $(READY) ## make the four committed bundles again (needs GATEKEEPER_DAT
 docs: $(READY) ## write docs/api.md and the dashboards anew
 	@$(BIN)/python -m docs.write_api
 	@$(BIN)/python -m deploy.grafana.write
+
+compose-up: .env ## everything in containers: edges, large model, Redis, Prometheus, Grafana (needs Docker)
+	@docker compose up --build --detach --wait
+	@echo "consoles http://127.0.0.1:8000/console and http://127.0.0.1:8010/console; dashboard http://127.0.0.1:3000/d/gatekeeper-cascade"
+
+.env:
+	@umask 077; echo "GATEKEEPER_ADMIN_TOKEN=$$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')" > $@
 
 compose-check: $(READY) ## docker-compose.yml without Docker: its services as processes, tried (needs prometheus)
 	@$(BIN)/python -m deploy.check $(ARGS)

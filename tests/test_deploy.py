@@ -110,6 +110,25 @@ def test_nothing_is_published_beyond_this_machine() -> None:
     assert len({port.rpartition(":")[0] for port in published}) == len(published) == 4
 
 
+def test_one_command_brings_it_up(tmp_path: Path) -> None:
+    """make compose-up makes a token that only its owner can read, keeps the one that is there, and asks docker."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\necho "docker $@"\n')
+    docker.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    environment = {**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    tokens = set()
+    for _ in range(2):
+        done = subprocess.run(
+            ["make", "compose-up"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith("docker compose up --build --detach --wait\n")
+        tokens.add((tmp_path / ".env").read_text())
+    assert re.fullmatch(r"GATEKEEPER_ADMIN_TOKEN=[0-9a-f]{32}\n", *tokens)
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What compose and the image set is a setting of that service, with a value it takes, and leads to the others."""
