@@ -78,6 +78,12 @@ class Stack:
             return [_program("prometheus"), program, *arguments, listen, "--log.level=warn"]
         raise Missing(f"{name}: do not know how to run {program} here")
 
+    def programs(self) -> Iterator[str]:
+        """What the health checks run, which the images bring along."""
+        for service in self.services.values():
+            for word in service.health or ():
+                yield from (program for program in ("redis-cli", "wget") if program in word.split())
+
     def environment(self, name: str) -> dict[str, str]:
         """The variables of a service, here."""
         service = self.services[name]
@@ -184,8 +190,7 @@ def running(
     waiting = [name for name in services if name != "grafana"]
     for name in waiting:
         stack.command(name)  # a program that is missing is told before anything runs
-        _program(stack.health(name)[0])
-    for program in ("redis-cli", "wget"):  # of the images' shells
+    for program in stack.programs():
         _program(program)
     healthy: set[str] = set()
     with ExitStack() as cleanup:

@@ -55,7 +55,7 @@ class Load:
         """Wait for that many more answers of a kind, or a first loss."""
         wanted = self.decisions[decision] + count
         eventually(lambda: self.lost or self.decisions[decision] >= wanted, f"{decision} answers", within_s)
-        assert self.lost == []
+        assert self.lost == [], self.lost[:3]
 
     def _run(self, url: str) -> None:
         with httpx.Client(base_url=url, timeout=30.0) as client:
