@@ -19,9 +19,9 @@ const DECISIONS = ["accepted", "deferred", "degraded", "failed"];
 const FIELDS = ["threshold", "deferral", "on_remote_failure", "remote_timeout_s"];
 const PLOT = { left: 8, right: 8, top: 26, bottom: 24 };
 const REASONS = {
-  below_threshold: "it was not sure enough",
+  below_threshold: "the small one was not sure enough",
   forced: "the request said so",
-  deferral_off: "it was not sure enough, but deferral is off",
+  deferral_off: "it was not sure enough, and deferral is off",
   remote_unavailable: "the large model cannot be reached",
   remote_timeout: "the large model did not answer in time",
   remote_bad_answer: "the large model's answer made no sense",
@@ -237,7 +237,7 @@ function showTrend(now) {
 function showParts() {
   const edge = state.trouble ?? (state.draining ? "stopping" : "answers");
   showState("state-edge", edge, edge === "answers");
-  showState("state-remote", state.breaker_open ? "not asked: breaker open" : "asked", !state.breaker_open);
+  showState("state-remote", state.breaker_open ? "not asked: breaker open" : "in use", !state.breaker_open);
   showState("state-store", state.policy_store_up ? "up" : "down", state.policy_store_up);
   $("endpoints").replaceChildren(
     ...state.endpoints.map((one) => {
@@ -462,6 +462,7 @@ function refused(id, error, asked = false) {
 async function apply(event) {
   event.preventDefault();
   if (!upToDate()) return;
+  say("history-message", "");
   const sent = { ...draft };
   const note = $("note").value;
   const changes = { ...sent, note, gate_digest: state.gate_digest };
@@ -474,6 +475,7 @@ async function apply(event) {
 }
 
 async function rollBack(version) {
+  say("change-message", "");
   await write("history-message", async () => {
     const policy = await asAdmin("policy/rollback", "POST", { version });
     draft = {};
