@@ -32,7 +32,7 @@ KNOWN_OUTCOMES = (
 
 # Statuses and refusals of the classify route that alerts count, for the same reason.
 CLASSIFY = "/v1/classify"
-KNOWN_STATUSES = (200, 422, 429, 500, 503, 504)
+KNOWN_STATUSES = (200, 500, 503, 504)
 KNOWN_REFUSALS = ("overloaded", "rate-limited", "client-gone", "model-failed", "model-down", "expired")
 
 
