@@ -76,13 +76,20 @@ class TextNet(PreTrainedModel):
             hidden = torch.rand(input_ids.shape, device=input_ids.device) < self.config.token_dropout
             input_ids = input_ids.masked_fill(hidden & mask, self.config.unk_token_id)
         embedded = F.dropout(self.embedding(input_ids), self.config.embedding_dropout, self.training)
+        # Half of a padded batch is no token: it is left out before the convolutions, which are most of the work.
+        tokens, lengths = mask.flatten().nonzero().squeeze(1), mask.sum(dim=1)
         features = [
-            (F.relu(convolution(_windows(embedded, width))) * mask.unsqueeze(-1)).amax(dim=1)
+            F.relu(_maximum(convolution(_windows(embedded, width).flatten(0, 1)[tokens]), lengths))
             for width, convolution in zip(self.config.kernel_sizes, self.convolutions, strict=True)
         ]
         pooled = F.dropout(torch.cat(features, dim=-1), self.config.dropout, self.training)
         logits = self.classifier(pooled)
         return SequenceClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+
+
+def _maximum(rows: Tensor, lengths: Tensor) -> Tensor:
+    """(tokens of all sentences, channels), lengths (N,) -> (N, channels): the maximum over each sentence's tokens."""
+    return torch.segment_reduce(rows, "max", lengths=lengths, axis=0, unsafe=True)
 
 
 def _windows(embedded: Tensor, width: int) -> Tensor:
@@ -129,7 +136,7 @@ class SmallCNN(PreTrainedModel):
             for _ in range(config.convolutions):
                 layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
                 width = channels
-            layers.append(nn.MaxPool2d(2))
+            layers.insert(-1, nn.MaxPool2d(2))  # the two change places: the ReLU has a quarter of the work
         height, length = (side // 2 ** len(config.channels) for side in config.image_size)
         self.features = nn.Sequential(*layers)
         self.hidden = nn.Linear(width * height * length, config.hidden_size)

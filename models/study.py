@@ -3,7 +3,8 @@
     gatekeeper compare --data clinc150 --data-dir DIR --large models/bundles/clinc150-large --output runs/study
 
 Trains every method from the same first stage, once a seed; what it needs of a model is its logits on three splits.
-These lie in OUTPUT/logits, so a killed run goes on where it was. Gates are fitted on `calibrate`, choices are made on
+These lie in OUTPUT/logits, so a killed run goes on where it was; stage 1's weights stay in OUTPUT/work, so that another
+alpha or loss costs its own stage 2 alone. Gates are fitted on `calibrate`, choices are made on
 `select`, and `test` is only reported (findings.py).
 """
 
@@ -31,7 +32,7 @@ from models.errors import InputError
 from models.findings import Answers, Findings, as_table, find
 from models.report.study_picture import study_picture
 from models.training import Machine, world
-from models.tune import Recipe, Tuning, locked, remove_work
+from models.tune import Recipe, Tuning, locked
 
 Say = Callable[[str], None]
 Arrays = dict[str, NDArray[Any]]
@@ -80,7 +81,6 @@ def run_study(study: Study, output: Path, machine: Machine, say: Say) -> Finding
         raise InputError(f"the labels of {study.large.manifest.name} are not those of {study.data.name}")
     with locked(output / "work"):
         findings = _run(study, output, machine, say)
-    remove_work(output / "work")
     _write(output, findings)
     return findings
 
@@ -110,7 +110,6 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
             if loss is not None:
                 shutil.rmtree(place, ignore_errors=True)  # its logits are all that is wanted
             clock.tick(name, seed, loss, trained=trained)
-        remove_work(work)
     return find(answers, tuple(study.alphas))
 
 

@@ -52,7 +52,8 @@ def test_everything_is_compared_and_nothing_is_trained_twice(
     assert [row["name"] for row in study["methods"]] == methods
     assert (output / "study.png").read_bytes()[:4] == b"\x89PNG"
     assert printed.strip() == (output / "study.md").read_text().strip()
-    assert not (output / "work").exists()
+    assert len(list((output / "work").glob("seed-?/first-*/model.safetensors"))) == 2
+    assert not list((output / "work").glob("seed-?/second-*"))
 
     # One result lost and one half written: those two stages are trained again, and the numbers are the same.
     kept = sorted((output / "logits").glob("second-*.npz"))
@@ -64,6 +65,12 @@ def test_everything_is_compared_and_nothing_is_trained_twice(
     assert again == printed
     assert main(command) == 0
     assert "epochs of" not in capsys.readouterr().err
+
+    # One alpha more: stage 1 is there.
+    assert main([*command, "--alpha", "0.3,0.5,0.7"]) == 0
+    said = capsys.readouterr().err
+    assert "3 epochs of" not in said
+    assert said.count("1 epochs of") == 2
 
 
 def test_what_does_not_fit_is_one_line(command: list[str], capsys: pytest.CaptureFixture[str], bundles: Path) -> None:
