@@ -161,6 +161,7 @@ class SmallCNN(PreTrainedModel):
         """labels (N,) add the plain cross-entropy as `loss`."""
         if self.training:
             pixel_values = _jitter(pixel_values, self.config.shift, flip=self.config.flip)
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)  # a quarter less time for colour
         features = F.relu(self.hidden(self.features(pixel_values).flatten(1)))
         logits = self.classifier(F.dropout(features, self.config.dropout, self.training))
         loss = None if labels is None else F.cross_entropy(logits, labels)

@@ -33,6 +33,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     target.add_argument("--target-deferral-ratio", type=float, metavar="R")
     target.add_argument("--target-accuracy", type=float, metavar="A", help="joint accuracy, with the fewest deferrals")
     target.add_argument(
+        "--target-accuracy-loss",
+        type=float,
+        metavar="L",
+        help="how far the joint accuracy may be below the large model's own, such as 0.005, with the fewest deferrals",
+    )
+    target.add_argument(
         "--target-selective-accuracy", type=float, metavar="A", help="accuracy of what is accepted; with --certainty"
     )
     calibrate.add_argument("--certainty", type=float, metavar="C", help="guarantee the target with this probability")

@@ -163,13 +163,21 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from models.bundle import check_output, copy_bundle, load_bundle
 
     bundle = load_bundle(arguments.bundle)
-    targets = (arguments.target_deferral_ratio, arguments.target_accuracy, arguments.target_selective_accuracy)
+    targets = (
+        arguments.target_deferral_ratio,
+        arguments.target_accuracy,
+        arguments.target_accuracy_loss,
+        arguments.target_selective_accuracy,
+    )
     if arguments.write and all(target is None for target in targets):
         raise InputError("--write keeps the threshold of a target: give one")
     if arguments.threshold is not None and arguments.only_deferred_by is None:
         raise InputError("--threshold is that of --only-deferred-by; a target chooses the bundle's own")
-    if arguments.data is not None and arguments.large is None and arguments.target_accuracy is not None:
-        raise InputError("--target-accuracy on new data needs --large: joint accuracy is that of both models")
+    if arguments.data is not None and arguments.large is None:
+        for option in ("target_accuracy", "target_accuracy_loss"):
+            if getattr(arguments, option) is not None:
+                name = option.replace("_", "-")
+                raise InputError(f"--{name} on new data needs --large: joint accuracy is that of both models")
     if arguments.data is None and arguments.large is not None:
         raise InputError("--large needs --data: its answers on the calibrate split are what is recorded")
     if arguments.output is None:
@@ -227,12 +235,19 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
             return thresholds.threshold_for_ratio(data, arguments.target_deferral_ratio, score), None
         if arguments.target_accuracy is not None:
             return thresholds.threshold_for_accuracy(data, arguments.target_accuracy, score), None
+        if arguments.target_accuracy_loss is not None:
+            return thresholds.threshold_for_accuracy_loss(data, arguments.target_accuracy_loss, score), None
         return thresholds.expectation(data, bundle.manifest.default_threshold), None
-    from models.certify import certify_joint_accuracy, certify_selective_accuracy
+    from models.certify import certify_accuracy_loss, certify_joint_accuracy, certify_selective_accuracy
 
-    joint, selective = arguments.target_accuracy, arguments.target_selective_accuracy
-    if joint is None and selective is None:
-        raise InputError("--certainty needs --target-accuracy or --target-selective-accuracy")
+    certifiers = {
+        "--target-accuracy": (certify_joint_accuracy, arguments.target_accuracy),
+        "--target-accuracy-loss": (certify_accuracy_loss, arguments.target_accuracy_loss),
+        "--target-selective-accuracy": (certify_selective_accuracy, arguments.target_selective_accuracy),
+    }
+    wanted = [(certify, target) for certify, target in certifiers.values() if target is not None]
+    if not wanted:
+        raise InputError(f"--certainty needs one of {', '.join(certifiers)}")
     if bundle.manifest.calibrated_on != bundle.manifest.dataset_sha256 and not arguments.fresh_data:
         raise InputError(
             "a certificate needs calibration items that nothing was trained on, and these come from other data than "
@@ -242,10 +257,8 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
     selection = bundle.read_calibration(SELECTION)
     if selection is None:
         raise InputError(f"{bundle.directory} has no {SELECTION}, which a certificate needs: give --large and --data")
-    if joint is not None:
-        certificate = certify_joint_accuracy(selection, data, joint, arguments.certainty, score)
-    else:
-        certificate = certify_selective_accuracy(selection, data, selective, arguments.certainty, score)
+    certify, target = wanted[0]
+    certificate = certify(selection, data, target, arguments.certainty, score)
     return thresholds.expectation(data, certificate.threshold), certificate
 
 

@@ -53,6 +53,19 @@ def threshold_for_accuracy(calibration: Calibration, accuracy: float, score: str
     return _choice(calibration, int(reached[0]), score)
 
 
+def threshold_for_accuracy_loss(calibration: Calibration, loss: float, score: str) -> Choice:
+    """The threshold with the fewest deferrals that stays at most `loss` below the large model's own accuracy.
+
+    A choice always exists: whatever is deferred loses nothing.
+    """
+    if not 0.0 <= loss < 1.0:
+        raise InputError(f"--target-accuracy-loss must be at least 0 and below 1, not {loss:g}")
+    if calibration.large_correct is None:
+        raise InputError("the calibration data do not know the large model: run `gatekeeper calibrate` with --large")
+    least = float(calibration.large_correct.mean()) - loss - 1e-9  # two means of the same sum may differ in rounding
+    return threshold_for_accuracy(calibration, max(least, 0.0), score)
+
+
 def expectation(calibration: Calibration, threshold: float) -> Choice:
     """What the calibration data expect of a given threshold."""
     return Choice(threshold, calibration.deferral_ratio(threshold), calibration.joint_accuracy(threshold))

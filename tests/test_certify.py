@@ -11,7 +11,13 @@ from scipy.stats import binomtest
 
 from models import certify
 from models.bundle import Calibration
-from models.certify import Certificate, Tally, certify_joint_accuracy, certify_selective_accuracy
+from models.certify import (
+    Certificate,
+    Tally,
+    certify_accuracy_loss,
+    certify_joint_accuracy,
+    certify_selective_accuracy,
+)
 from models.errors import InputError, NoThreshold
 from models.thresholds import threshold_for_accuracy
 
@@ -34,6 +40,7 @@ class Population:
     target: float
     slack: float
     certify: Certify = certify_joint_accuracy
+    draws: int = DRAWS
 
     def sample(self, generator: np.random.Generator) -> Calibration:
         rows = generator.integers(0, len(self.confidence), ITEMS)
@@ -47,6 +54,8 @@ class Population:
         count = len(order)
         if self.certify is certify_selective_accuracy:
             return accepted / np.maximum(count - np.arange(count + 1), 1), self.confidence[order]
+        if self.certify is certify_accuracy_loss:
+            return (deferred + accepted) / count - self.large.mean(), self.confidence[order]
         return (deferred + accepted) / count, self.confidence[order]
 
 
@@ -96,6 +105,20 @@ def selective() -> Population:
     return Population(g, draw(generator, g), nothing, 0.88, slack=0.25, certify=certify_selective_accuracy)
 
 
+def loss() -> Population:
+    """Three points of accuracy may be lost: both models are often wrong on the same items."""
+    generator = np.random.default_rng(7)
+    g = generator.beta(5, 1.2, 100_000)
+    hard = generator.uniform(size=len(g)) < 0.1
+    large = draw(generator, np.where(hard, 0.1, 0.97))
+    return Population(g, draw(generator, np.where(hard, 0.1, g)), large, 0.03, 0.2, certify_accuracy_loss, 300)
+
+
+def graded_loss() -> Population:
+    """The same where correctness is graded, at a tenth."""
+    return replace(graded(), target=0.1, slack=0.6, certify=certify_accuracy_loss)
+
+
 @dataclass(frozen=True)
 class Outcome:
     certified: float
@@ -108,10 +131,11 @@ def simulate(population: Population, choose: Callable[[Calibration, Calibration]
     """Choose a threshold from each of 1,000 selection and calibration sets, and hold it against the population."""
     accuracy, ordered = population.curve()
     parted = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])
-    reached = np.flatnonzero((accuracy >= population.target) & parted)
+    target = -population.target if population.certify is certify_accuracy_loss else population.target
+    reached = np.flatnonzero((accuracy >= target) & parted)
     generator = np.random.default_rng(0)
     thresholds = []
-    for _ in range(DRAWS):
+    for _ in range(population.draws):
         selection, calibration = population.sample(generator), population.sample(generator)
         try:
             thresholds.append(choose(selection, calibration))
@@ -119,8 +143,8 @@ def simulate(population: Population, choose: Callable[[Calibration, Calibration]
             continue
     deferred = np.searchsorted(ordered, thresholds)
     outcome = Outcome(
-        certified=len(thresholds) / DRAWS,
-        broken=float((accuracy[deferred] < population.target).sum()) / DRAWS,
+        certified=len(thresholds) / population.draws,
+        broken=float((accuracy[deferred] < target).sum()) / population.draws,
         deferral_ratio=float(deferred.mean()) / len(ordered),
         least=float(reached[0]) / len(ordered) if len(reached) else 1.0,
     )
@@ -128,7 +152,7 @@ def simulate(population: Population, choose: Callable[[Calibration, Calibration]
     return outcome
 
 
-@pytest.mark.parametrize("make", [crossing, not_monotone, dip, ties, graded, selective])
+@pytest.mark.parametrize("make", [crossing, not_monotone, dip, ties, graded, selective, loss, graded_loss])
 def test_the_guarantee_is_broken_in_at_most_one_draw_in_twenty(make: Callable[[], Population]) -> None:
     """And not by refusing, or by deferring everything: the answer is near the least that the truth allows."""
     population = make()
@@ -180,10 +204,66 @@ def test_p_values_are_those_of_mapie(target: float) -> None:
     right = np.round(SHARES * TRIALS)
     expected = compute_hoeffding_bentkus_p_value((TRIALS - right) / TRIALS, TRIALS, 1 - target, binary=True)[:, 0]
     # The tail of 0/1 answers is never above Hoeffding's bound: their minimum is the tail.
-    assert certify.binomial_p_value(right, TRIALS, target) == pytest.approx(expected, rel=1e-6)
+    assert certify.binomial_p_value(Tally(TRIALS, TRIALS, right), target) == pytest.approx(expected, rel=1e-6)
     halves = np.round(SHARES * TRIALS * 2) / 2
     expected = compute_hoeffding_bentkus_p_value((TRIALS - halves) / TRIALS, TRIALS, 1 - target)[:, 0]
-    assert certify.hoeffding_bentkus_p_value(halves, TRIALS, target) == pytest.approx(expected, rel=1e-6)
+    assert certify.hoeffding_bentkus_p_value(Tally(TRIALS, TRIALS, halves), target) == pytest.approx(expected, rel=1e-6)
+
+
+def tally_of(differences: np.ndarray) -> Tally:
+    zero = np.array([0])
+    return Tally(
+        zero, np.array([len(differences)]), np.array([differences.sum()]), np.array([np.count_nonzero(differences)])
+    )
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.004, 0.02])
+@pytest.mark.parametrize("rate", [0.03, 0.2])
+def test_a_paired_p_value_is_small_as_often_as_it_says(loss: float, rate: float) -> None:
+    """Differences whose mean is exactly the loss: 1,000 draws; and it is not that by being useless."""
+    generator = np.random.default_rng(0)
+    chances = [(rate - loss) / 2, 1 - rate, (rate + loss) / 2]
+    draws = generator.choice([1.0, 0.0, -1.0], (1_000, 400), p=chances)
+    p_values = np.array([certify.paired_p_value(tally_of(row), -loss)[0] for row in draws])
+    for level in (0.05, 0.1, 0.5):
+        assert (p_values <= level).mean() <= level + 2 * (level * (1 - level) / len(draws)) ** 0.5
+    assert (p_values <= 0.1).mean() > 0.01
+
+
+def test_a_paired_p_value_is_the_tail_of_the_sum() -> None:
+    """At one rate, against all 3^n outcomes."""
+    for mean, rate, total in ((-0.1, 0.3, 1), (0.0, 0.5, 2), (-0.3, 0.3, -2), (-0.2, 0.9, 0)):
+        sums, chances = np.zeros(1), np.ones(1)
+        for _ in range(7):
+            sums = np.concatenate([sums + 1, sums, sums - 1])
+            chances = np.concatenate([chances * (rate + mean) / 2, chances * (1 - rate), chances * (rate - mean) / 2])
+        expected = chances[sums >= total].sum()
+        assert certify.trinomial_tail(total, 7, np.array([rate]), mean) == pytest.approx(expected, abs=1e-10)
+
+
+def test_an_accuracy_loss_is_certified_where_the_accuracy_itself_is_not() -> None:
+    """Half the items are hopeless for both: the joint accuracy is known to three points, the loss to half a one."""
+    generator = np.random.default_rng(3)
+
+    def rows() -> Calibration:
+        hopeless = generator.uniform(size=1_500) < 0.5
+        g = np.where(hopeless, generator.uniform(0.0, 0.5, 1_500), generator.uniform(0.5, 1.0, 1_500))
+        right = (~hopeless).astype(np.float64)
+        return Calibration(g, right, right)
+
+    selection, calibration = rows(), rows()
+    certificate = certify_accuracy_loss(selection, calibration, 0.01, 0.95, "max_softmax")
+    assert (certificate.deferral_ratio, certificate.accuracy, certificate.target) == (0.0, 0.0, -0.01)
+    assert -0.01 <= certificate.lower_bound < 0
+    with pytest.raises(NoThreshold):
+        certify_joint_accuracy(selection, calibration, calibration.large_correct.mean() - 0.01, 0.95, "max_softmax")
+
+
+def test_deferring_everything_loses_nothing_but_that_does_not_prove_a_gain() -> None:
+    hopeless = Calibration(np.linspace(0.1, 0.9, 300), np.zeros(300), np.ones(300))
+    assert certify_accuracy_loss(hopeless, hopeless, 0.02, 0.95, "max_softmax").deferral_ratio > 0.98
+    with pytest.raises(NoThreshold, match="minus the large model's of 0 with"):
+        certify_accuracy_loss(hopeless, hopeless, 0.0, 0.95, "max_softmax")
 
 
 def test_fixed_sequence_testing_is_that_of_mapie() -> None:
@@ -197,7 +277,8 @@ def test_fixed_sequence_testing_is_that_of_mapie() -> None:
 @pytest.mark.parametrize(("correct", "trials"), [(0, 5), (1, 1), (5, 5), (943, 1_000), (1, 300)])
 def test_the_lower_bound_is_the_one_of_clopper_and_pearson(correct: int, trials: int) -> None:
     expected = binomtest(correct, trials, alternative="greater").proportion_ci(0.95, "exact").low
-    assert certify.lower_bound(certify.binomial_p_value, correct, trials, 0.95) == pytest.approx(expected, abs=1e-8)
+    tally = Tally(np.array([0]), np.array([trials]), np.array([float(correct)]))
+    assert certify.lower_bound(certify.binomial_p_value, tally, 0.95) == pytest.approx(expected, abs=1e-8)
 
 
 def test_a_tally_counts_what_the_gate_would_do() -> None:

@@ -123,7 +123,19 @@ def test_a_target_is_certified_or_said_to_be_out_of_reach(
     assert complaint == ""
     selective = ("--target-selective-accuracy", "0.3", "--certainty", "0.8")
     assert "selective accuracy >= 0.3" in gatekeeper(capsys, "calibrate", one, *selective)[1]
-    for wrong in (("--certainty", "0.9"), selective[:2], (*easy[:2], "--certainty", "1.5"), (*easy[:3], "nan")):
+    loss = ("--target-accuracy-loss", "0.9")
+    assert "expected deferral ratio  0.0000" in gatekeeper(capsys, "calibrate", one, *loss)[1]
+    code, printed, _ = gatekeeper(capsys, "calibrate", one, *loss, "--certainty", "0.95", "--write")
+    assert "certified                joint accuracy minus the large model's >= -0.9 with certainty 0.95" in printed
+    assert load_bundle(one).manifest.certificate["target"] == -0.9
+    for wrong in (
+        ("--certainty", "0.9"),
+        selective[:2],
+        (*easy[:2], "--certainty", "1.5"),
+        (*easy[:3], "nan"),
+        ("--target-accuracy-loss", "-0.1"),
+        ("--target-accuracy-loss", "1", "--certainty", "0.9"),
+    ):
         code, _, complaint = gatekeeper(capsys, "calibrate", one, *wrong)
         assert code == 2
         assert one_line(complaint) == complaint.strip()
