@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from models.backbones import Backbone
 from models.baselines import Loss
 from models.bundle import Bundle
-from models.calibrate import correctness
-from models.classifier import load_classifier
+from models.classifier import load_classifier, predict_all
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
-from models.findings import Answers, Findings, as_table, find
+from models.findings import CONTROL, UNTUNED, Answers, Findings, as_table, find
+from models.report.study_curves import study_curves
 from models.report.study_picture import study_picture
 from models.training import Machine, world
 from models.tune import Recipe, Tuning, locked
@@ -37,7 +37,6 @@ from models.tune import Recipe, Tuning, locked
 Say = Callable[[str], None]
 Arrays = dict[str, NDArray[Any]]
 SPLITS = ("select", "calibrate", "test")
-UNTUNED, CONTROL = "untuned", "control"
 OTHERS = {
     "confidence-penalty": Loss("confidence-penalty"),
     "label-smoothing": Loss("label-smoothing"),
@@ -118,6 +117,7 @@ def _write(output: Path, findings: Findings) -> None:
         (output / "study.json").write_text(json.dumps(asdict(findings), indent=2) + "\n")
         (output / "study.md").write_text(as_table(findings) + "\n")
         (output / "study.png").write_bytes(study_picture(findings))
+        (output / "curves.png").write_bytes(study_curves(findings))
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
 
@@ -132,14 +132,16 @@ def _logits(backbone: Backbone, data: LabelledDataset) -> Arrays:
 
 
 def _large(study: Study, output: Path, say: Say) -> Arrays:
-    """The large model's correctness on each split."""
+    """The large model's logits on each split, (N, C), in the order of the data's labels."""
 
     def ask() -> Arrays:
         say(f"asking {study.large.manifest.name} about the three splits")
         classifier = load_classifier(study.large)
-        return {name: correctness(classifier, study.data.labels, getattr(study.data, name)) for name in SPLITS}
+        index = {label: place for place, label in enumerate(classifier.labels)}
+        columns = [index[label] for label in study.data.labels]
+        return {name: predict_all(classifier, getattr(study.data, name).inputs).logits[:, columns] for name in SPLITS}
 
-    key = f"large-{study.large.gate_digest[:12]}-{study.data.content_hash[:12]}"
+    key = f"large-logits-{study.large.gate_digest[:12]}-{study.data.content_hash[:12]}"
     return _cached(output / "logits" / f"{key}.npz", ask)
 
 
@@ -162,7 +164,9 @@ def _cached(path: Path, make: Callable[[], Arrays]) -> Arrays:
 
 
 def _answers(data: LabelledDataset, arrays: Arrays, large: Arrays) -> Answers:
-    return Answers(arrays, {name: np.array(getattr(data, name).labels) for name in SPLITS}, large)
+    labels = {name: np.array(getattr(data, name).labels) for name in SPLITS}
+    right = {name: (large[name].argmax(axis=1) == labels[name]).astype(np.float64) for name in SPLITS}
+    return Answers(arrays, labels, right, large)
 
 
 class _Clock:

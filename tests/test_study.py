@@ -50,7 +50,12 @@ def test_everything_is_compared_and_nothing_is_trained_twice(
     assert "left" in said
     study = json.loads((output / "study.json").read_text())
     assert [row["name"] for row in study["methods"]] == methods
-    assert (output / "study.png").read_bytes()[:4] == b"\x89PNG"
+    for picture in ("study.png", "curves.png"):
+        assert (output / picture).read_bytes()[:4] == b"\x89PNG"
+    summary = [row["name"] for row in study["summary"]]
+    assert summary[:2] == ["untuned", "control"]
+    assert any(name.startswith("control, merged") for name in summary)
+    assert len(summary) == len(set(summary)) >= 6
     assert printed.strip() == (output / "study.md").read_text().strip()
     assert len(list((output / "work").glob("seed-?/first-*/model.safetensors"))) == 2
     assert not list((output / "work").glob("seed-?/second-*"))
@@ -161,6 +166,33 @@ def test_a_temperature_changes_no_answer_and_a_learned_gate_is_fitted_on_calibra
     )
     swapped = Answers(one.logits, {**one.labels, "calibrate": (one.labels["calibrate"] + 1) % 3}, one.large)
     assert not np.array_equal(one.confidence("post-hoc head", "test"), swapped.confidence("post-hoc head", "test"))
+
+
+def test_where_both_models_know_something_a_merged_answer_is_better_than_either() -> None:
+    """Two models that guess independently: the large one's doubt is settled by the small one."""
+    generator = np.random.default_rng(0)
+    labels = {split: generator.integers(0, 5, 2_000) for split in ("select", "calibrate", "test")}
+
+    def logits() -> dict[str, np.ndarray]:
+        return {
+            split: (2.0 * np.eye(5)[label] + generator.normal(size=(2_000, 5))).astype(np.float32)
+            for split, label in labels.items()
+        }
+
+    small, large = logits(), logits()
+    right = {split: (large[split].argmax(axis=1) == labels[split]).astype(np.float64) for split in labels}
+    one = Answers(small, labels, right, large)
+    assert one.merged(0.0).large["test"].tolist() == right["test"].tolist()
+    merged = one.merged(1.0)
+    assert merged.large["test"].mean() > right["test"].mean() + 0.03
+    assert merged.joint("test") > one.joint("test") + 0.005
+    assert merged.confidence("max_softmax", "test").tolist() == one.confidence("max_softmax", "test").tolist()
+    row = next(row for row in find({"control": [one]}, ()).summary if "merged" in row.name)
+    joint = row.on_test["joint"]
+    assert joint.difference_low is not None
+    assert joint.difference_low > 0.0
+    nothing = Answers(small, labels, right)
+    assert [row.name for row in find({"control": [nothing]}, ()).summary if "merged" in row.name] == []
 
 
 def test_the_methods_are_those_that_were_asked_for() -> None:

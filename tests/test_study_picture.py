@@ -14,6 +14,7 @@ from PIL import Image
 
 from models.findings import MEASURES, Findings, Number, Row
 from models.report.canvas import PALETTE
+from models.report.study_curves import curves_figure, study_curves
 from models.report.study_picture import study_figure, study_picture
 
 NOTHING = Number(None, None, None, None, None, None)
@@ -39,7 +40,7 @@ def without_intervals(some: Row) -> Row:
 
 
 def findings(rows: Sequence[Row], chosen: float | None = None, seeds: int = 10) -> Findings:
-    return Findings(tuple(rows), (), chosen, "control", 1.0, seeds)
+    return Findings(tuple(rows), (), tuple(rows), chosen, "control", 1.0, seeds)
 
 
 UNTUNED, CONTROL = row("untuned", -0.0031), row("control")
@@ -109,6 +110,21 @@ def test_the_same_findings_give_the_same_bytes() -> None:
     assert first != study_picture(CASES["losses only"])
     with Image.open(io.BytesIO(first)) as image:
         assert (image.format, image.width) == ("PNG", 1600)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "a long foreign name"])
+def test_the_curves_are_drawn_within_the_picture(case: str) -> None:
+    with curves_figure(CASES[case]) as figure:
+        figure.draw_without_rendering()
+        for text in shown(figure):
+            box = text.get_window_extent()
+            assert box.x0 >= 8
+            assert box.x1 <= figure.bbox.width - 8
+            assert 4 <= box.y0 < box.y1 <= figure.bbox.height - 4
+        lines = len(figure.axes[0].lines) - 1  # and the large model's
+    assert lines == len(CASES[case].summary)
+    first = study_curves(CASES[case])
+    assert first == study_curves(CASES[case])
 
 
 def test_a_row_says_its_difference_and_its_colour_whether_it_is_clear() -> None:

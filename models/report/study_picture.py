@@ -60,11 +60,11 @@ def _title(figure: Figure, findings: Findings, bars: str) -> None:
     seeds = f"{findings.seeds} seed" + "s" * (findings.seeds != 1)
     chosen = "" if findings.chosen is None else " Ringed: chosen on select."
     about = f"Test split, {seeds}; large model {percent(findings.large_accuracy)} right. {bars}: 95 % intervals."
-    _write(figure, MARGIN, 36, "Each method against the control").set(fontsize=18, fontweight="bold")
-    _write(figure, MARGIN, 58, about + chosen, "muted")
+    write(figure, MARGIN, 36, "Each method against the control").set(fontsize=18, fontweight="bold")
+    write(figure, MARGIN, 58, about + chosen, "muted")
 
 
-def _write(figure: Figure, left: float, top: float, text: str, colour: str = "ink") -> Text:
+def write(figure: Figure, left: float, top: float, text: str, colour: str = "ink") -> Text:
     """A line of text whose foot is so many pixels from the left and from the top of the figure."""
     return figure.text(left / figure.bbox.width, 1.0 - top / figure.bbox.height, text, color=PALETTE[colour])
 
@@ -133,7 +133,7 @@ def _differences(figure: Figure, numbers: dict[str, Number], chosen: str | None,
     """Joint accuracy minus the control's, a row a method in the order of the study."""
     names = [narrowed(name, 200.0) for name in numbers]
     heading = "joint accuracy (mean at 10, 20 and 30 % deferral) minus the control's, in percentage points"
-    _write(figure, MARGIN, top + 14, heading, "muted")
+    write(figure, MARGIN, top + 14, heading, "muted")
     axes = add_axes(figure, MARGIN + 8 + max(map(text_width, names)), MARGIN + DIGITS, top + ABOVE, BELOW)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [drawable(name) for name in names])
@@ -141,7 +141,7 @@ def _differences(figure: Figure, numbers: dict[str, Number], chosen: str | None,
     parts = [(number.difference, number.difference_low, number.difference_high) for number in numbers.values()]
     axes.set_xlim(*_limits([0.0, *(end for part in parts for end in part)], 0.04))
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _points(value, "g")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: points(value, "g")))
     axes.axvline(0.0, color=PALETTE["ink"], linewidth=1.2)
     for place, (name, number) in enumerate(numbers.items()):
         _difference(axes, place, number)
@@ -149,11 +149,11 @@ def _differences(figure: Figure, numbers: dict[str, Number], chosen: str | None,
             _ring(axes, number.difference, place)
     left = MARGIN
     for text, colour in (("● better", "best_text"), ("● worse", "wrong_text"), ("○ the interval holds 0", "muted")):
-        _write(figure, left, figure.bbox.height - 16, text, colour)
+        write(figure, left, figure.bbox.height - 16, text, colour)
         left += text_width(text) + 20
 
 
-def _points(share: float, form: str = ".2f") -> str:
+def points(share: float, form: str = ".2f") -> str:
     """0.0123 -> +1.23, in percentage points."""
     points = round(100 * share, 6)
     return f"{points:+{form}}".replace("-", "\u2212") if points else "0"
@@ -163,11 +163,11 @@ def _difference(axes: Axes, place: int, number: Number) -> None:
     value, low, high = number.difference, number.difference_low, number.difference_high
     text, colour = "does not exist", "muted"
     if value is not None:
-        text = _points(value)
+        text = points(value)
         if low is not None and high is not None:
             colour = "best" if low > 0 else "wrong" if high < 0 else "muted"
             axes.hlines(place, low, high, color=PALETTE[colour], linewidth=2.0)
-            text += f" [{_points(low)}, {_points(high)}]"
+            text += f" [{points(low)}, {points(high)}]"
         inside = PALETTE["paper" if colour == "muted" else colour]
         axes.plot(value, place, "o", color=inside, markeredgecolor=PALETTE[colour], markeredgewidth=1.6, markersize=7)
     dark = PALETTE[colour if colour == "muted" else f"{colour}_text"]

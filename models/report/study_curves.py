@@ -1,0 +1,103 @@
+"""The deferral curves of a study: joint accuracy over the deferral ratio, and each method's minus the control's.
+
+Every number is one of the test split, a mean over the seeds.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from models.findings import CONTROL, RATIOS, UNTUNED, Findings, Row
+from models.report.canvas import DASHED, DOTTED, LONG, PALETTE, add_axes, as_png, new_figure, percent_ticks
+from models.report.lettering import text_width
+from models.report.study_picture import MARGIN, points, write
+
+WIDTH, HEIGHT, TITLE, LEGEND = 800.0, 420.0, 66.0, 64.0
+FURTHEST = 0.6  # beyond it all curves run into the large model's accuracy
+Look = tuple[str, object, float]
+
+
+def study_curves(findings: Findings) -> bytes:
+    """A PNG, 1600 pixels wide. The same findings give the same bytes."""
+    with curves_figure(findings) as figure:
+        return as_png(figure)
+
+
+@contextmanager
+def curves_figure(findings: Findings) -> Iterator[Figure]:
+    """The picture before it is a file."""
+    shown = [(row, look) for row in findings.summary if (look := _look(row.name)) is not None]
+    with new_figure(HEIGHT, WIDTH) as figure:
+        seeds = f"{findings.seeds} seed" + "s" * (findings.seeds != 1)
+        write(figure, MARGIN, 36, "What deferring buys").set(fontsize=18, fontweight="bold")
+        write(figure, MARGIN, 58, f"Test split, mean of {seeds}; on the right with 95 % intervals.", "muted")
+        left = add_axes(figure, MARGIN + 46, WIDTH / 2 + 24, TITLE + 22, LEGEND + 48)
+        right = add_axes(figure, WIDTH / 2 + 52, MARGIN, TITLE + 22, LEGEND + 48)
+        _curves(left, shown, findings.large_accuracy)
+        _differences(right, shown)
+        _legend(figure, shown)
+        yield figure
+
+
+def _look(name: str) -> Look | None:
+    """Colour, dash and width; a gate of its own is left out: the table has it."""
+    if name == UNTUNED:
+        return "muted", DOTTED, 1.6
+    if name == CONTROL:
+        return "ink", DASHED, 1.6
+    if ", merged" in name:
+        return ("best", LONG, 1.8) if name.startswith(CONTROL) else ("best", "solid", 2.2)
+    if "," in name:
+        return None
+    return ("right", "solid", 2.2) if name.startswith("gatekeeper ") else ("deferred", LONG, 1.8)
+
+
+def _values(row: Row, part: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    numbers = [getattr(row.on_test[f"joint_{ratio:g}"], part) for ratio in RATIOS]
+    return np.array([np.nan if number is None else number for number in numbers])
+
+
+def _curves(axes: Axes, shown: Sequence[tuple[Row, Look]], large: float) -> None:
+    axes.set_title("joint accuracy")
+    axes.set_xlabel("deferral ratio")
+    axes.set_xlim(0.0, 1.0)
+    percent_ticks(axes, "x", "y")
+    axes.axhline(large, color=PALETTE["muted"], linewidth=1.0)
+    axes.annotate("large model", (0.99, large), (0, -4), textcoords="offset points", ha="right", va="top",
+                  color=PALETTE["muted"])  # fmt: skip
+    for row, (colour, dash, width) in shown:
+        axes.plot(RATIOS, _values(row, "value"), color=PALETTE[colour], linestyle=dash, linewidth=width)
+
+
+def _differences(axes: Axes, shown: Sequence[tuple[Row, Look]]) -> None:
+    axes.set_title("minus the control's, percentage points")
+    axes.set_xlabel("deferral ratio")
+    axes.set_xlim(0.0, FURTHEST)
+    percent_ticks(axes, "x")
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: points(value, "g")))
+    axes.axhline(0.0, color=PALETTE["ink"], linestyle=DASHED, linewidth=1.6)
+    near = np.array(RATIOS) <= FURTHEST + 1e-9
+    along = np.array(RATIOS)[near]
+    for row, (colour, dash, width) in shown:
+        if row.name in (CONTROL, UNTUNED):
+            continue
+        axes.plot(along, _values(row, "difference")[near], color=PALETTE[colour], linestyle=dash, linewidth=width)
+        low, high = _values(row, "difference_low")[near], _values(row, "difference_high")[near]
+        axes.fill_between(along, low, high, color=PALETTE[colour], alpha=0.1, linewidth=0)
+
+
+def _legend(figure: Figure, shown: Sequence[tuple[Row, Look]]) -> None:
+    """A dash of the line and its name, below the axes, in two rows where one is too narrow."""
+    left, top = MARGIN, HEIGHT - 54.0
+    for row, (colour, dash, _) in shown:
+        name = f"{'╌╌' if dash != 'solid' else '━━'} {row.name}"
+        wide = text_width(name) + 22
+        if left + wide > WIDTH - MARGIN and left > MARGIN:
+            left, top = MARGIN, top + 20
+        write(figure, left, top, name, colour if colour in ("ink", "muted") else f"{colour}_text")
+        left += wide
