@@ -9,7 +9,7 @@ LARGE_IMAGES := models/bundles/fashion-mnist-large
 SMALL_IMAGES := models/bundles/fashion-mnist-small
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak loadtest docs compose-up compose-check bundles constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak savings loadtest docs compose-up compose-check bundles constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -66,6 +66,9 @@ batching: $(READY) ## batch size and queue wait against load
 
 soak: $(READY) ## a million requests while the large model flaps: nothing lost, wrong or leaked
 	@$(BIN)/python -m loadtests.soak $(ARGS)
+
+savings: $(READY) ## large-model calls and latency saved at 0, 0.5 and 1 point of accuracy lost, end to end
+	@$(BIN)/python -m loadtests.savings $(ARGS)
 
 loadtest: $(READY) ## a short headless Locust run against a running pair
 	@$(BIN)/python -m loadtests.run $(ARGS)
