@@ -21,6 +21,7 @@ from service.settings import EdgeSettings, LargeSettings
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Stopped(Exception):
@@ -44,7 +45,7 @@ def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
     }
     environment.setdefault("GATEKEEPER_DRAIN_S", "0")  # nobody routes traffic here: stop at once
     environment.setdefault("GATEKEEPER_LOG_FORMAT", "text")
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, _on_signal)
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -89,6 +90,8 @@ def admin_token(settings: EdgeSettings) -> tuple[str, Path | None]:
 
 
 def _on_signal(_: int, __: FrameType | None) -> None:
+    for number in STOP_SIGNALS:  # another one must not interrupt the stopping
+        signal.signal(number, lambda *_: None)
     raise _Stopped
 
 

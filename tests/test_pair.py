@@ -97,7 +97,8 @@ def test_up_starts_both_says_how_to_use_them_and_stops_both(pair: Pair) -> None:
     assert demo.stdout.count("large") > 5
     assert len(demo.stdout.split("deferral ratio\n")[1].splitlines()) == 3
 
-    pair.process.send_signal(signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):  # an impatient person, and a supervisor
+        pair.process.send_signal(number)
     assert pair.process.wait(30) == 0
     assert not answers(pair.port)
     assert not answers(pair.large_port)
