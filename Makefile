@@ -7,9 +7,10 @@ LARGE  := models/bundles/clinc150-large
 SMALL  := models/bundles/clinc150-small
 LARGE_IMAGES := models/bundles/fashion-mnist-large
 SMALL_IMAGES := models/bundles/fashion-mnist-small
+RIVALS := aligned-gatekeeper,static-partition
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak savings loadtest docs compose-up compose-check bundles constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak savings loadtest docs compose-up compose-check bundles study constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -78,7 +79,7 @@ bundles: export OMP_NUM_THREADS = 1
 bundles: $(READY) ## make the four committed bundles again (needs GATEKEEPER_DATA_DIR)
 	$(BIN)/gatekeeper tune --model all-MiniLM-L6-v2 --data clinc150 --output $(LARGE)
 	$(BIN)/gatekeeper calibrate $(LARGE) --data clinc150
-	$(BIN)/gatekeeper tune --data clinc150 --alpha 0.5 --output $(SMALL)
+	$(BIN)/gatekeeper tune --data clinc150 --alpha 0.9 --output $(SMALL)
 	$(BIN)/gatekeeper calibrate $(SMALL) --large $(LARGE) --data clinc150 --target-accuracy 0.95 --write
 	$(BIN)/gatekeeper tune --model wide-cnn --loss cross-entropy --data fashion-mnist --output $(LARGE_IMAGES)
 	$(BIN)/gatekeeper calibrate $(LARGE_IMAGES) --data fashion-mnist
@@ -88,6 +89,16 @@ bundles: $(READY) ## make the four committed bundles again (needs GATEKEEPER_DAT
 	$(BIN)/gatekeeper evaluate $(SMALL) --large $(LARGE) --data clinc150 --write-card
 	$(BIN)/gatekeeper evaluate $(LARGE_IMAGES) --data fashion-mnist --write-card
 	$(BIN)/gatekeeper evaluate $(SMALL_IMAGES) --large $(LARGE_IMAGES) --data fashion-mnist --write-card
+
+STUDY := runs/study
+study: export OMP_NUM_THREADS = 1
+study: $(READY) ## the study of four data sets again (needs GATEKEEPER_DATA_DIR; four hours of one core; docs/study.md)
+	$(BIN)/gatekeeper compare --data clinc150 --large $(LARGE) --seeds 0,1,2,3,4 --losses $(RIVALS) --output $(STUDY)/clinc150
+	$(BIN)/gatekeeper tune --model all-MiniLM-L6-v2 --data banking77 --output $(STUDY)/banking77-large
+	$(BIN)/gatekeeper compare --data banking77 --large $(STUDY)/banking77-large --tuning-epochs 4 --seeds 0,1,2,3,4 --losses $(RIVALS) --output $(STUDY)/banking77
+	$(BIN)/gatekeeper compare --data fashion-mnist --large $(LARGE_IMAGES) --losses $(RIVALS) --output $(STUDY)/fashion-mnist
+	$(BIN)/gatekeeper tune --model wide-cnn --loss cross-entropy --tuning-epochs 1 --data cifar10 --output $(STUDY)/cifar10-large
+	$(BIN)/gatekeeper compare --data cifar10 --large $(STUDY)/cifar10-large --epochs 8 --tuning-epochs 2 --losses $(RIVALS) --output $(STUDY)/cifar10
 
 docs: $(READY) ## write docs/api.md and the dashboards anew
 	@$(BIN)/python -m docs.write_api
