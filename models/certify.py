@@ -23,8 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import betainc, betaincinv, rel_entr
-from scipy.stats import binom
+from scipy.special import betainc, betaincinv, gammaln, rel_entr, xlog1py, xlogy
 
 from models.bundle import SCORE_RANGES, Calibration
 from models.errors import InputError, NoThreshold
@@ -299,7 +298,8 @@ def trinomial_tail(total: int, n: int, rates: Floats, mean: float) -> Floats:
     spread = 7.0 * math.sqrt(n * rates.max()) + 25.0
     first, last = max(0, math.floor(n * rates.min() - spread)), min(n, math.ceil(n * rates.max() + spread))
     counts = np.arange(first, last + 1, dtype=np.float64)
-    chances = binom.pmf(counts, n, rates[:, None])
+    ways = gammaln(n + 1.0) - gammaln(counts + 1.0) - gammaln(n - counts + 1.0)
+    chances = np.exp(ways + xlogy(counts, rates[:, None]) + xlog1py(n - counts, -rates[:, None]))
     up = ((1.0 + mean / np.maximum(rates, 1e-300)) / 2.0).clip(0.0, 1.0)
     tails: Floats = (chances * _binomial_tail(np.ceil((counts + total) / 2.0), counts, up[:, None])).sum(axis=1)
     return tails

@@ -2,7 +2,7 @@
 
 The colours drawn with are those of the light theme. In the SVG each of them becomes the CSS variable of its name, so
 that the page decides; the PNG stays light. Sizes are in CSS pixels of the SVG. matplotlib is known here, where labels
-find their places (lettering.py, confidence_axis.py) and where pictures are drawn (plots.py, study_picture.py).
+find their places (lettering.py, confidence_axis.py) and where pictures are drawn (plots.py, study_*.py).
 """
 
 import html
