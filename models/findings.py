@@ -312,9 +312,11 @@ def _summary_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _with_interval(number: Number) -> str:
-    if number.value is None or number.low is None or number.high is None:
+    """No interval where some resample does not have the number, such as s_d where the small model is the better one."""
+    if number.value is None:
         return "-"
-    return f"{number.value:.4f} [{number.low:.4f}, {number.high:.4f}]"
+    interval = "" if number.low is None or number.high is None else f" [{number.low:.4f}, {number.high:.4f}]"
+    return f"{number.value:.4f}{interval}"
 
 
 def _difference_with_interval(number: Number) -> str:
