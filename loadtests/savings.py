@@ -4,8 +4,9 @@
 
 Starts the edge and the large model and sends every sentence over one connection: once to the large model alone, and
 once with each threshold that `gatekeeper calibrate --target-accuracy-loss` chooses from the calibration data, plain and
-certified. The variants take turns sentence by sentence, so that the machine's noise is the same for all. Out-of-scope
-queries, which no label fits, follow in the same way. Exit code 1: something was not answered as it should be.
+certified. All go through the edge. For each sentence the variants take turns, each time another one first, so that the
+machine's noise is the same for all. Out-of-scope queries, which no label fits, follow in the same way.
+Exit code 1: something was not answered as it should be.
 """
 
 import argparse
@@ -79,13 +80,19 @@ def main(argv: list[str] | None = None) -> int:
         odd = odd[:: arguments.every]
         with tempfile.TemporaryDirectory() as scratch:
             ask_all(Path(scratch), choose_cores(), [one for one in variants if not one.missing], known, sent, odd)
-    except (BenchFailed, DataMissing, ContractBroken) as error:
+    except (BenchFailed, DataMissing, ContractBroken, httpx.HTTPError) as error:
         print(f"savings: {error}", file=sys.stderr)
         return 1
     rows = summarise(variants)
     print(table(variants, rows, len(sent), len(odd)))
     RESULTS.mkdir(exist_ok=True)
-    found = {"sentences": len(sent), "out_of_scope": len(odd), "rows": [asdict(row) for row in rows]}
+    refused = {one.name: one.missing for one in variants if one.missing}
+    found = {
+        "sentences": len(sent),
+        "out_of_scope": len(odd),
+        "rows": [asdict(row) for row in rows],
+        "refused": refused,
+    }
     (RESULTS / "savings.json").write_text(json.dumps(found, indent=2) + "\n")
     return 0
 
@@ -101,7 +108,8 @@ def thresholds() -> list[Variant]:
     found = []
     for loss in LOSSES:
         for certified in ((), ("--certainty", f"{CERTAINTY:g}")):
-            name = f"{'certified' if certified else 'plain'}, at most {100 * loss:g} points lost"
+            points = f"{100 * loss:g} point{'' if loss == 0.01 else 's'}"
+            name = f"{'certified' if certified else 'plain'}, at most {points} lost"
             command = [sys.executable, "-m", "service.cli", "calibrate", BUNDLE, "--target-accuracy-loss", f"{loss:g}"]
             done = subprocess.run([*command, *certified], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  our own command
             threshold = re.search(r"^threshold +(\S+)$", done.stdout, re.MULTILINE)
@@ -135,8 +143,9 @@ def ask_all(
         for text in sent[:WARM_UP]:
             for one in variants:
                 _ask(client, text, one)
-        for text in sent:
-            for one in variants:
+        for number, text in enumerate(sent):
+            first = number % len(variants)
+            for one in [*variants[first:], *variants[:first]]:
                 began = time.perf_counter()
                 output = _ask(client, text, one)
                 one.seconds.append(time.perf_counter() - began)

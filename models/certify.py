@@ -19,6 +19,7 @@ temperature nor the selection data have seen the calibration items' labels; the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,9 @@ def certify_accuracy_loss(
     if not 0.0 <= loss < 1.0:
         raise InputError(f"--target-accuracy-loss must be at least 0 and below 1, not {loss:g}")
     _check_large(selection, calibration)
-    return _certify(selection, calibration, 0.0 - loss, certainty, score, LOSS)
+    # A small part of what may go wrong is spent on the rate of differing items, at any certainty.
+    exact = partial(paired_p_value, nuisance=NUISANCE_SHARE * (1.0 - certainty))
+    return _certify(selection, calibration, 0.0 - loss, certainty, score, replace(LOSS, exact=exact))
 
 
 def certify_selective_accuracy(
@@ -263,31 +266,32 @@ def hoeffding_bentkus_p_value(tally: Tally, target: float) -> Floats:
     return np.where(tally.trials > 0, p, 1.0)
 
 
-def paired_p_value(tally: Tally, target: float) -> Floats:
+def paired_p_value(tally: Tally, target: float, nuisance: float = 1e-3) -> Floats:
     """The p-value of "the mean difference is below the target" for differences of -1, 0 and 1; target in (-1, 0].
 
     The sum of n such differences has one parameter more than its mean: how often they are not 0. The largest p-value
-    over a confidence interval of that rate counts, plus the chance NUISANCE that the rate lies outside (Berger and Boos
-    1994), on a grid of GRID rates. Given that k differ, their sum is 2 Bin(k, .) - k.
+    over a confidence interval of that rate counts, plus the chance `nuisance` that the rate lies outside it (Berger and
+    Boos 1994), on a grid of rates: five, or 33 where few items make the tail less smooth. Given that k differ, their sum
+    is 2 Bin(k, .) - k.
     """
     assert tally.differing is not None
     # A threshold's neighbours mostly part items on which both models are right: few tallies are different.
     tallies, index = np.unique([np.round(tally.correct), tally.trials, tally.differing], axis=1, return_inverse=True)
-    ps = [_trinomial_p_value(int(total), int(n), int(differing), target) for total, n, differing in tallies.T]
+    ps = [_trinomial_p_value(int(total), int(n), int(differing), target, nuisance) for total, n, differing in tallies.T]
     return np.array(ps)[index]
 
 
-NUISANCE = 1e-3
-GRID = 5
+NUISANCE_SHARE = 0.02
 
 
-def _trinomial_p_value(total: int, n: int, differing: int, target: float) -> float:
+def _trinomial_p_value(total: int, n: int, differing: int, target: float, nuisance: float) -> float:
     if n == 0:
         return 1.0
-    low = betaincinv(differing, n - differing + 1.0, NUISANCE / 2) if differing > 0 else 0.0
-    high = betaincinv(differing + 1.0, n - differing, 1 - NUISANCE / 2) if differing < n else 1.0
-    rates = np.linspace(max(low, -target), max(high, -target), GRID)  # a rate below the loss cannot make that loss
-    return min(1.0, float(trinomial_tail(total, n, rates, target).max()) + NUISANCE)
+    low = betaincinv(differing, n - differing + 1.0, nuisance / 2) if differing > 0 else 0.0
+    high = betaincinv(differing + 1.0, n - differing, 1 - nuisance / 2) if differing < n else 1.0
+    # A rate below the loss cannot make that loss.
+    rates = np.linspace(max(low, -target), max(high, -target), 33 if n <= 300 else 5)
+    return min(1.0, float(trinomial_tail(total, n, rates, target).max()) + nuisance)
 
 
 def trinomial_tail(total: int, n: int, rates: Floats, mean: float) -> Floats:
@@ -344,21 +348,25 @@ def lower_bound(p_value: PValue, tally: Tally, certainty: float, least: float = 
 
 def _why_not(first: Certificate, trials: int) -> str:
     """One line: what was tested first, what is certain there, and what would help."""
-    refused = (
-        f"no threshold can be certified for a {first.measure} of {first.target:g} with certainty {first.certainty:g}"
-    )
+    wanted, easier, always = f"a {first.measure} of {first.target:g}", "a lower target", ""
+    if first.measure == LOSS.name:
+        wanted, easier = f"an accuracy loss of {0.0 - first.target:g} against the large model", "a larger loss"
+        always = "; deferring everything loses nothing"
+    refused = f"no threshold can be certified for {wanted} with certainty {first.certainty:g}"
     if not trials:
         return f"{refused}: at {first.threshold:g}, the most promising, no calibration item is accepted"
     bound = math.floor(first.lower_bound * 1e4) / 1e4
+    of = first.measure if always else "it"
     seen = (
-        f"{refused}: at {first.threshold:g}, the most promising (deferral ratio {first.deferral_ratio:.3f}), it is "
+        f"{refused}: at {first.threshold:g}, the most promising (deferral ratio {first.deferral_ratio:.3f}), {of} is "
         f"{first.accuracy:.4f} on {trials} calibration items, certainly at least {bound:.4f}"
     )
     if first.accuracy <= first.target:
-        return f"{seen}; more items would not help, a lower target or better models would"
+        return f"{seen}; more items would not help, {easier} or better models would{always}"
     # The distance of the bound shrinks with the root of the number of items.
     factor = ((first.accuracy - first.lower_bound) / (first.accuracy - first.target)) ** 2
-    return f"{seen}; with such an accuracy about {int(float(f'{first.items * factor:.1e}')):,} items would be needed"
+    count = int(float(f"{first.items * factor:.1e}"))
+    return f"{seen}; with such an accuracy about {count:,} items would be needed{always}"
 
 
 def _graded(data: Calibration) -> bool:

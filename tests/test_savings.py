@@ -43,7 +43,7 @@ def test_a_run_saves_calls_and_asks_the_large_model_the_rest(
     printed = capsys.readouterr().out
     rows = {row["name"]: row for row in json.loads((tmp_path / "savings.json").read_text())["rows"]}  # type: ignore[operator]
     assert rows["large model alone"]["saved"] == 0.0
-    for name in ("plain, at most 1 points lost", "certified, at most 1 points lost"):
+    for name in ("plain, at most 1 point lost", "certified, at most 1 point lost"):
         assert name in printed
         assert rows[name]["saved"] > 0.3
         assert rows[name]["odd_deferred"] > 0.3
