@@ -271,7 +271,7 @@ def paired_p_value(tally: Tally, target: float, nuisance: float = 1e-3) -> Float
 
     The sum of n such differences has one parameter more than its mean: how often they are not 0. The largest p-value
     over a confidence interval of that rate counts, plus the chance `nuisance` that the rate lies outside it (Berger and
-    Boos 1994), on a grid of rates: five, or 33 where few items make the tail less smooth. Given that k differ, their sum
+    Boos 1994), on a grid of rates: five, or 33 where few items make the tail less smooth. Given that k differ, the sum
     is 2 Bin(k, .) - k.
     """
     assert tally.differing is not None
