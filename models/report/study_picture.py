@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from models.findings import CONTROL, Findings, Number
+from models.findings import CONTROL, UNTUNED, Findings, Number
 from models.report.canvas import DASHED, DOTTED, FONT, PALETTE, add_axes, as_png, new_figure, percent_ticks
 from models.report.lettering import drawable, narrowed, text_width
 from models.report.wording import percent
 
-UNTUNED = "untuned"
 TITLES = {"accuracy": "accuracy of the small model alone", "s_d": "s_d, share of the ideal gate's gain"}
 # In pixels of the style, half of those of the PNG: width and margin of the picture; height of its title, of the curves,
 # of one method's row and of what is above and below the rows; width of the column of digits beside them.
@@ -155,8 +154,8 @@ def _differences(figure: Figure, numbers: dict[str, Number], chosen: str | None,
 
 def points(share: float, form: str = ".2f") -> str:
     """0.0123 -> +1.23, in percentage points."""
-    points = round(100 * share, 6)
-    return f"{points:+{form}}".replace("-", "\u2212") if points else "0"
+    hundredths = round(100 * share, 6)
+    return f"{hundredths:+{form}}".replace("-", "\u2212") if hundredths else "0"
 
 
 def _difference(axes: Axes, place: int, number: Number) -> None:
