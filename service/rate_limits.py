@@ -85,6 +85,19 @@ class RateLimits:
         if self._shared is not None:
             await self._shared.aclose()
 
+    def check(self, caller: Caller) -> None:
+        """Raises RateLimited where the budget is known to be spent: before anything is read of a request."""
+        refusal = None if caller.name is None else self._refusals.get(caller.name)
+        if refusal is None or refusal.items > 1 or refusal.limit != caller.limit:
+            return
+        if time.monotonic() < refusal.until:
+            raise _refused(refusal)
+
+    async def charge(self, caller: Caller) -> None:
+        """Take one item for a request that cannot be answered: reading it has cost work too. Raises RateLimited."""
+        if caller.name is not None and caller.limit is not None:
+            await self._take(caller.name, caller.limit, 1)
+
     async def spend(self, caller: Caller, items: int) -> None:
         """Take items from the caller's budget. Raises RateLimited, or TooLarge for more than the budget ever holds."""
         if caller.name is None:

@@ -128,7 +128,7 @@ BAD = {
     "10,001 items": (json.dumps({"inputs": ["a"] * 10_001}).encode(), 413),
     "a text of 1 MB": (json.dumps({"inputs": "a" * 1_000_000}).encode(), 413),
     "5 MB": (b'{"inputs": "' + b"a" * 5_000_000 + b'"}', 413),
-    "deep nesting": (b"[" * 100_000, 400),
+    "deep nesting": (b"[" * 100_000, 413),
 }
 
 
@@ -229,6 +229,12 @@ def test_both_services_tell_what_they_serve(client: httpx.Client, large: Service
     assert (other["id"], other["role"], other["runtime"]) == ("clinc150-large", "large", "head")
     assert small["labels"] == other["labels"]
     assert len(small["labels"]) == 150
+
+
+def test_the_large_model_counts_items_before_it_reads_them(large: Service) -> None:
+    response = httpx.post(f"{large.url}/v1/classify", content=b'{"inputs":[' + b"0," * 2_000_000 + b"0]}")
+    assert response.status_code == 413
+    assert "more than 4,608 values: 256 items is the most" in response.json()["detail"]
 
 
 def test_the_large_model_speaks_the_same_route(large: Service) -> None:

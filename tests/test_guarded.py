@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 EASY = "what is my checking account balance"
 MARKER = "zebra-marker-in-a-text"
-KEYS = {name: f"gk_{name}_{name[0] * 43}" for name in ("plain", "boss", "slow", "other")}
+KEYS = {name: f"gk_{name}_{name[0] * 43}" for name in ("plain", "boss", "slow", "other", "careless")}
 WRONG = "gk_plain_" + "w" * 43
 
 
@@ -34,7 +34,13 @@ def entry(name: str, rest: str = "") -> str:
 
 
 LINE = ",".join(
-    (entry("plain"), entry("boss", ":classify+override"), entry("slow", "::10/hour"), entry("other", ":override"))
+    (
+        entry("plain"),
+        entry("boss", ":classify+override"),
+        entry("slow", "::10/hour"),
+        entry("other", ":override"),
+        entry("careless", "::4/hour"),
+    )
 )
 
 
@@ -110,6 +116,19 @@ def test_a_budget_is_spent_by_items_and_told_in_headers(guarded: Guarded) -> Non
     assert 'gatekeeper_key_items_total{key="slow"} 10.0' in metrics
     assert 'gatekeeper_key_items_total{key="other"} 0.0' in metrics, "there before its first item"
     assert 'gatekeeper_rejected_total{reason="rate-limited"} 1.0' in metrics
+
+
+def test_an_invalid_request_costs_an_item_and_a_spent_budget_reads_no_body(guarded: Guarded) -> None:
+    key = KEYS["careless"]
+    for inputs, route in (([], "auto"), ([1, 2, 3], "auto"), (EASY, "middle"), (EASY, "large")):
+        assert guarded.classify(key, inputs, route=route).status_code in (422, 403)
+    problem(guarded.classify(key, []), 429, "rate-limited")
+    with socket.create_connection(("127.0.0.1", guarded.service.port), timeout=10.0) as connection:
+        head = f"POST /v1/classify HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\ncontent-length: 4000000\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 429 ")
+    metrics = httpx.get(f"{guarded.service.url}/metrics").text
+    assert 'gatekeeper_key_items_total{key="careless"} 0.0' in metrics, "nothing was let in"
 
 
 def test_a_refused_body_is_not_waited_for(guarded: Guarded) -> None:

@@ -5,16 +5,16 @@ ASGI, because Starlette's Request and Headers would cost the hot route more than
 """
 
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.types import Receive, Scope
 
+from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
 from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
 
-Model = TypeVar("Model", bound=BaseModel)
 Headers = dict[bytes, bytes]
+SMALL_DOCUMENT = 256  # values in a body that lists no items
 MAX_NAME_CHARS = 100
 UNION_TAGS = frozenset({"text", "texts", "one_image", "more_images"})
 
@@ -69,16 +69,22 @@ def _check_size(size: int, max_bytes: int) -> None:
         raise TooLarge(f"the body has more than the {max_bytes:,} bytes that this service takes: send less")
 
 
-def parse_json(model: type[Model], body: bytes) -> Model:
-    """The body as that document. Raises MalformedRequest (not JSON) or InvalidRequest (JSON, but not the contract)."""
+def parse_json(
+    model: type[Model], body: bytes, *, max_values: int = SMALL_DOCUMENT, advice: str = "send less"
+) -> Model:
+    """The body as that document.
+
+    Raises TooLarge (more than max_values values: not parsed, the caller gets the advice), MalformedRequest (not JSON)
+    or InvalidRequest (JSON, but not the contract).
+    """
     try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        # Without `input` and `url`: an answer must not repeat a megabyte, nor a caller's text.
-        details = error.errors(include_url=False, include_input=False, include_context=False)
-        if details[0]["type"] == "json_invalid":
-            raise MalformedRequest(f"the body cannot be read as JSON in UTF-8: {details[0]['msg']}") from None
-        raise invalid(details[:20]) from None
+        return parse(model, body, max_values)
+    except TooManyValues:
+        raise TooLarge(f"the body holds more than {max_values:,} values: {advice}") from None
+    except DoesNotFit as error:
+        if error.is_no_json:
+            raise MalformedRequest(f"the body cannot be read as JSON in UTF-8: {error.errors[0]['msg']}") from None
+        raise invalid(error.errors) from None
 
 
 def invalid(details: list[ErrorDetails] | list[dict[str, Any]]) -> InvalidRequest:

@@ -21,15 +21,19 @@ from service.api.callers import GUARDED, authenticated
 from service.api.document import complete
 from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
 from service.api.problems import Problem, problem_responses, refusal, unexpected
+from service.bounded_json import Model
 from service.cascade import MAX_HOPS, Answer, Call, Output
 from service.errors import GatekeeperError, InvalidRequest, Overloaded, RequestError, TooLarge, TooManyHops
 from service.gate import Reason, Route
 from service.remote import Input
+from service.remote_wire import HANDSHAKE
 
 logger = logging.getLogger(__name__)
 
 HARD_TEXT_FACTOR = 8  # a text this many times over the cut is a mistake, not a long text
 MAX_TIMEOUT_MS = 86_400_000
+VALUES_OF_AN_ITEM = 2
+OTHER_VALUES = 4_096
 TAKES_TEXTS = 'this model takes texts: {"inputs": "a text"}'
 TAKES_IMAGES = 'this model takes images: {"inputs": {"image": BASE64}}, or files in a form'
 
@@ -42,7 +46,7 @@ def _kind_of_inputs(value: object) -> str | None:
 
 # A plain union would report a bad text in a list as two errors, the first of them "not a string".
 Inputs = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1), Tag("texts")],
+    Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1, fail_fast=True), Tag("texts")],
     Discriminator(
         _kind_of_inputs, custom_error_type="inputs_type", custom_error_message="must be a text or a list of texts"
     ),
@@ -155,17 +159,19 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
     """(body, headers) of the answer."""
     runtime = scope["app"].state.runtime
     caller = authenticated(scope)
+    runtime.rate_limits.check(caller)
     headers = headers_of(scope)
-    deadline = _deadline(headers)
-    runtime.batcher.admit(1, deadline)
-    hops = _hops(headers)
-    read = _read_texts if runtime.decoder is None else _read_images
-    inputs, items, parameters, truncated = await read(headers, receive, runtime)
-    caller.check_overrides(parameters.threshold, parameters.route)
-    if parameters.threshold is not None:
-        low, high = runtime.threshold_range
-        if not low <= parameters.threshold <= high:
-            raise InvalidRequest(f"parameters.threshold: must be between {low:g} and {high:g}, this score's range")
+    try:
+        deadline = _deadline(headers)
+        runtime.batcher.admit(1, deadline)
+        hops = _hops(headers)
+        read = _read_texts if runtime.decoder is None else _read_images
+        inputs, items, parameters, truncated = await read(headers, receive, runtime)
+        caller.check_overrides(parameters.threshold, parameters.route)
+        _check_threshold(parameters.threshold, runtime.threshold_range)
+    except RequestError:
+        await runtime.rate_limits.charge(caller)
+        raise
     await runtime.rate_limits.spend(caller, len(items))
     call = Call(
         inputs,
@@ -184,6 +190,12 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
 
     answer = await runtime.classifier.classify(call, disconnected)
     return _answer(answer, call, runtime.name, truncated)
+
+
+def _check_threshold(threshold: float | None, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    if threshold is not None and not low <= threshold <= high:
+        raise InvalidRequest(f"parameters.threshold: must be between {low:g} and {high:g}, this score's range")
 
 
 class _Direct(Response):
@@ -229,8 +241,10 @@ async def documented(_: Request) -> Response:
 @router.get("/v1/models", response_model=ModelList, responses=problem_responses(401, 403), openapi_extra=GUARDED)
 async def list_models(request: Request) -> ModelList:
     """The model that this service serves, its labels and its gate digest."""
-    authenticated(request.scope)
     runtime = request.app.state.runtime
+    if (handshake := request.headers.get(HANDSHAKE)) is not None:
+        runtime.meet(handshake)
+    authenticated(request.scope)
     manifest = runtime.bundle.manifest
     served = ServedModel(
         id=manifest.name,
@@ -255,7 +269,7 @@ class _Asked(NamedTuple):
 async def _read_texts(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
     body = await read_body(headers, receive, runtime.max_body_bytes)
     try:
-        asked = parse_json(ClassifyRequest, body)
+        asked = _parsed(ClassifyRequest, body, runtime.settings.max_items)
     except RequestError as error:
         if is_form(headers):
             raise InvalidRequest(f"{TAKES_TEXTS}, and no form") from None
@@ -273,13 +287,19 @@ async def _read_images(headers: Headers, receive: Receive, runtime: Any) -> _Ask
         return _Asked(Base64Files(form.files), form.files, form_parameters(Parameters, form.fields))
     body = await read_body(headers, receive, runtime.max_body_bytes)
     try:
-        asked = parse_json(ClassifyImagesRequest, body)
+        asked = _parsed(ClassifyImagesRequest, body, max_items)
     except InvalidRequest as error:
         raise _of_the_other_kind(error, TAKES_IMAGES) from None
     images = asked.inputs if isinstance(asked.inputs, list) else [asked.inputs]
     _check_count(len(images), max_items)
     encoded = [image.image for image in images]
     return _Asked([{"image": image} for image in encoded], encoded, asked.parameters)
+
+
+def _parsed(model: type[Model], body: bytes, max_items: int) -> Model:
+    """The items are counted before anything is made of them, roughly: a few too many are told their number later."""
+    most = f"{max_items:,} items is the most in one request: send several"
+    return parse_json(model, body, max_values=OTHER_VALUES + VALUES_OF_AN_ITEM * max_items, advice=most)
 
 
 def _of_the_other_kind(error: RequestError, takes: str) -> RequestError:

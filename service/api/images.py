@@ -11,7 +11,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive
 
-from service.api.body import Headers, Model, body_chunks, invalid
+from service.api.body import SMALL_DOCUMENT, Headers, body_chunks, invalid
+from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
 from service.errors import InvalidRequest, MalformedForm, TooLarge
 
 FILE_FIELDS = ("images", "image")
@@ -33,7 +34,8 @@ def _kind_of_inputs(value: object) -> str | None:
 
 
 ImageInputs = Annotated[
-    Annotated[EncodedImage, Tag("one_image")] | Annotated[list[EncodedImage], Field(min_length=1), Tag("more_images")],
+    Annotated[EncodedImage, Tag("one_image")]
+    | Annotated[list[EncodedImage], Field(min_length=1, fail_fast=True), Tag("more_images")],
     Discriminator(
         _kind_of_inputs,
         custom_error_type="inputs_type",
@@ -117,9 +119,11 @@ def form_parameters(model: type[Model], fields: dict[str, str]) -> Model:
             return model.model_validate_strings(fields)
         if len(fields) > 1:
             raise InvalidRequest("send `parameters`, or its fields by themselves, not both")
-        return model.model_validate_json(fields["parameters"])
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)[:20]
+        return parse(model, fields["parameters"].encode("utf-8", "surrogateescape"), SMALL_DOCUMENT)
+    except TooManyValues:
+        raise InvalidRequest(f"parameters: more than {SMALL_DOCUMENT} values; there are three") from None
+    except (DoesNotFit, ValidationError) as error:
+        details = error.errors if isinstance(error, DoesNotFit) else first_errors(error)
         raise invalid([{**entry, "loc": ("parameters", *entry["loc"])} for entry in details]) from None
 
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from service.api.body import invalid
+from service.bounded_json import ERRORS_TOLD
 from service.errors import GatekeeperError, RateLimited
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def install_problems(app: FastAPI) -> None:
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return refusal(request.scope, invalid([_plain(entry) for entry in error.errors()]))
+        return refusal(request.scope, invalid([_plain(entry) for entry in error.errors()[:ERRORS_TOLD]]))
 
     async def on_anything(request: Request, _: Exception) -> Response:
         return _problem(request.scope, unexpected())
