@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 
 from service import remote_wire
@@ -23,6 +24,8 @@ class Endpoint:
         self.url = url
         self.in_flight = 0
         self.labels_match: bool | None = None
+        self.is_self = False
+        self._handshake = secrets.token_hex(8)
         self._connections = connections
         self._breaker = breaker
         self._slots = slots
@@ -50,7 +53,8 @@ class Endpoint:
 
     def ready(self) -> bool:
         """Whether a call could go out right now."""
-        return self.in_flight < self._slots and self.broken_s() == 0.0 and self.limited_s() == 0.0
+        free = self.in_flight < self._slots and not self.is_self
+        return free and self.broken_s() == 0.0 and self.limited_s() == 0.0
 
     def rank(self) -> tuple[bool, int]:
         """Lower is asked sooner: first an endpoint whose probe is due, or it would never heal, then the least busy."""
@@ -93,14 +97,20 @@ class Endpoint:
         """The body of the 200 that answers a request, by the deadline in the event loop's time. Raises RemoteError."""
         return await self._exchange("POST", path, headers, body, deadline, fresh=fresh)
 
-    async def labels(self) -> list[str] | None:
-        """The labels that this server says its model has; None if it cannot be told."""
+    async def labels(self) -> list[str]:
+        """The labels that this server says its model has. Raises RemoteError; RemoteBadAnswer if it tells none."""
         deadline = asyncio.get_running_loop().time() + LABELS_TIMEOUT_S
-        try:
-            # On a fresh connection: the pool's are all for calls.
-            return remote_wire.labels(await self._exchange("GET", "/v1/models", {}, None, deadline, fresh=True))
-        except RemoteError:
-            return None
+        # On a fresh connection: the pool's are all for calls.
+        headers = {remote_wire.HANDSHAKE: self._handshake}
+        return remote_wire.labels(await self._exchange("GET", "/v1/models", headers, None, deadline, fresh=True))
+
+    def meet(self, handshake: str) -> None:
+        """This process was asked for its labels: if by this endpoint, it is no large model, and is never called."""
+        if handshake == self._handshake and not self.is_self:
+            self.is_self = True
+            logger.error(
+                "the remote URL %s leads back to this edge: set GATEKEEPER_REMOTE_URL to a large model", self.url
+            )
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -1,12 +1,17 @@
 """One HTTP exchange with a large model's server, and what its errors mean. Only this file knows aiohttp."""
 
+import asyncio
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 
 from service.errors import (
     RemoteBadAnswer,
@@ -20,6 +25,8 @@ from service.errors import (
 # Below uvicorn's 5 s, so that it is mostly us who close an idle connection and no call meets a stale one.
 KEEPALIVE_S = 4.0
 RETRY_AFTER_MAX_S = 30
+# Of an answer's head, with all interim answers before it (100 Continue, 103 Early Hints).
+HEAD_BYTES = 64 * 1024
 
 
 class Passing(RemoteUnavailable):
@@ -38,12 +45,16 @@ class Rejected(RemoteBadAnswer):
     """About this request alone: its texts, its hops. A client can provoke it at will: the breaker does not count it."""
 
 
+class TooMuch(Rejected):
+    """413: fewer items may pass."""
+
+
 # Any other status: RemoteUnavailable from 500 up, else RemoteBadAnswer.
 ERRORS_BY_STATUS: Mapping[int, type[RemoteError]] = {
     400: Rejected,
     401: KeyRefused,
     403: KeyRefused,
-    413: Rejected,
+    413: TooMuch,
     422: Rejected,
     429: RemoteLimit,
     500: ServerFailed,
@@ -130,13 +141,18 @@ class Connections:
         return self._pooled
 
     def _open(self, *, force_close: bool, keepalive_timeout: float | None) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=self._max_connections,
+            force_close=force_close,
+            keepalive_timeout=keepalive_timeout,
+            ssl=self._tls or True,
+        )
+        # aiohttp has no public place for it; a test holds that it is in effect.
+        wire_bytes = HEAD_BYTES + self._max_response_bytes * 9 // 8  # no real server's chunks are of a few bytes
+        handler = partial(_BoundedHandler, wire_bytes, loop=connector._loop)  # noqa: SLF001
+        connector._factory = handler  # type: ignore[assignment]  # noqa: SLF001
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_connections,
-                force_close=force_close,
-                keepalive_timeout=keepalive_timeout,
-                ssl=self._tls or True,
-            ),
+            connector=connector,
             headers=self._headers,
             timeout=self._timeout,
             auto_decompress=False,
@@ -153,6 +169,40 @@ class Connections:
             if len(body) > self._max_response_bytes:
                 raise RemoteBadAnswer(f"the large model's answer is longer than {self._max_response_bytes} bytes")
         return bytes(body)
+
+
+class _BoundedHandler(ResponseHandler):
+    """aiohttp's connection, with a bound on the bytes of an answer as they are on the wire.
+
+    aiohttp reads any number of interim answers, for as long as they come, and counts no byte of a chunk's header.
+    """
+
+    def __init__(self, max_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._max_bytes = max_bytes
+        self._received_bytes = 0
+        self._interim = True
+
+    def set_response_params(self, **parameters: Any) -> None:
+        """A request is about to be answered."""
+        self._received_bytes = 0
+        self._interim = True
+        super().set_response_params(**parameters)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """An answer's head, interim or not."""
+        self._interim = data[0].code < 200
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._received_bytes += len(data)
+        if self._received_bytes > (HEAD_BYTES if self._interim else self._max_bytes) and self.transport is not None:
+            self._buffer.clear()  # of interim answers there may be thousands
+            self.transport.close()
+            self.set_exception(HttpProcessingError(code=400, message="an answer without end"))
+            if self._payload is not None:
+                self._payload.set_exception(aiohttp.ClientPayloadError("an answer without end"))
 
 
 def _translated(error: aiohttp.ClientError) -> RemoteError:

@@ -1,18 +1,26 @@
-"""Calls of the same moment in one: the requests of one small-model batch ask the large model together."""
+"""How items go into calls: those of one small-model batch together, too many of them in several, one after another."""
 
 import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from service.errors import RemoteBadAnswer, RemoteError
-from service.exchange import ServerFailed
+from service.exchange import ServerFailed, TooMuch
 from service.remote import Remote
-from service.remote_wire import Input, RemoteAnswer
+from service.remote_wire import Input, RemoteAnswer, divided
 
 # A long text would make its neighbours wait for it.
 PACKED_TEXT_CHARS = 1_024
+PACK_CHARS = 64 * 1_024
+
+
+class Ask(Protocol):
+    """One call with all but its items and its time."""
+
+    async def __call__(self, inputs: Sequence[Input], *, timeout_s: float) -> list[RemoteAnswer]: ...
 
 
 class _Kind(NamedTuple):
@@ -33,19 +41,23 @@ class _Waiter(NamedTuple):
 class _Pack:
     waiters: list[_Waiter] = field(default_factory=list)
     items: int = 0
+    chars: int = 0
     sending: "asyncio.Task[None] | None" = None
 
 
 class PackingRemote:
     """A remote whose calls of one turn of the event loop travel together, up to `max_items` items.
 
+    What is too much for one body of `max_bytes`, or for the server (413), goes in several calls, one after the other.
+
     No call suffers for its neighbours: one with a deadline of its own or a long text travels alone; when a pack fails
     by what may be one item's fault, each call is repeated alone; when a client leaves, the pack goes on without it.
     """
 
-    def __init__(self, remote: Remote, max_items: int) -> None:
+    def __init__(self, remote: Remote, max_items: int, max_bytes: int) -> None:
         self._remote = remote
         self._max_items = max_items
+        self._max_bytes = max_bytes
         self._open: dict[_Kind, _Pack] = {}
 
     def refusal(self) -> RemoteError | None:
@@ -71,18 +83,33 @@ class PackingRemote:
             if answers is not None:
                 return answers
             timeout_s -= loop.time() - began
-        return await self._remote.classify(
-            inputs, top_k=top_k, timeout_s=timeout_s, hops=hops, request_id=request_id, own_deadline=own_deadline
-        )
+        ask = partial(self._remote.classify, top_k=top_k, hops=hops, request_id=request_id, own_deadline=own_deadline)
+        return await self._divided(inputs, ask, loop.time() + timeout_s)
+
+    async def _divided(self, inputs: Sequence[Input], ask: Ask, deadline: float) -> list[RemoteAnswer]:
+        loop = asyncio.get_running_loop()
+        answers: list[RemoteAnswer] = []
+        for part in divided(inputs, self._max_bytes):
+            try:
+                answers += await ask(part, timeout_s=deadline - loop.time())
+            except TooMuch:
+                if len(part) == 1:
+                    raise
+                middle = len(part) // 2
+                for half in (part[:middle], part[middle:]):
+                    answers += await self._divided(half, ask, deadline)
+        return answers
 
     async def _together(self, kind: _Kind, waiter: _Waiter) -> list[RemoteAnswer] | None:
         pack = self._open.get(kind)
-        if pack is None or pack.items + len(waiter.inputs) > self._max_items:
+        chars = sum(map(len, waiter.inputs))
+        if pack is None or pack.items + len(waiter.inputs) > self._max_items or pack.chars + chars > PACK_CHARS:
             pack = self._open[kind] = _Pack()
             # The others of this turn are already scheduled, and come first.
             asyncio.get_running_loop().call_soon(self._close, kind, pack)
         pack.waiters.append(waiter)
         pack.items += len(waiter.inputs)
+        pack.chars += chars
         try:
             return await waiter.answers
         except asyncio.CancelledError:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from service.breaker import Breaker
 from service.endpoint import Endpoint
-from service.errors import BreakerOpen, RemoteError, RemoteLimit, RemoteTimeout
+from service.errors import BreakerOpen, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
 from service.exchange import Connections, Passing, Rejected
 from service.remote_wire import Input, RemoteAnswer, answers, header_value, question
 
@@ -50,7 +50,7 @@ class Remote(Protocol):
     """One large model, whatever it speaks on the wire and wherever it runs."""
 
     def refusal(self) -> RemoteError | None:
-        """BreakerOpen or RemoteLimit if a call would be refused right now, without any waiting; else None."""
+        """The error of a call that would be refused right now, without any waiting; else None."""
         ...
 
     async def classify(
@@ -128,11 +128,17 @@ class GatekeeperRemote:
         return all(endpoint.breaker_open for endpoint in self.endpoints)
 
     def refusal(self) -> RemoteError | None:
-        """BreakerOpen if every breaker refuses, RemoteLimit if those that do not were told to wait, else None."""
-        closed = [endpoint for endpoint in self.endpoints if endpoint.broken_s() == 0.0]
+        """BreakerOpen if every breaker refuses, RemoteLimit if those that do not were told to wait, else None.
+
+        RemoteUnavailable if every URL leads back to this edge.
+        """
+        others = [endpoint for endpoint in self.endpoints if not endpoint.is_self]
+        if not others:
+            return RemoteUnavailable("every remote URL leads back to this edge")
+        closed = [endpoint for endpoint in others if endpoint.broken_s() == 0.0]
         if not closed:
             # While a probe is out the wait is its whole lease; it is nearly always back sooner.
-            wait_s = min(self._limits.breaker_open_s, *(endpoint.broken_s() for endpoint in self.endpoints))
+            wait_s = min(self._limits.breaker_open_s, *(endpoint.broken_s() for endpoint in others))
             return BreakerOpen("the large model has failed too often just now", retry_after_s=max(1, math.ceil(wait_s)))
         wait_s = min(endpoint.limited_s() for endpoint in closed)
         if wait_s > 0.0:

@@ -5,12 +5,24 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError, to_json
 
+from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
 from service.errors import RemoteBadAnswer
+
+ENVELOPE_BYTES = 64  # of a body, around its items
+MAX_LABEL_CHARS = 10_000
+MAX_LABELS = 100_000
+# Of an answer: what its own fields are, what an item may have, and each of its most probable labels. Ours have a
+# quarter of that; a newer server may say more.
+ANSWER_VALUES, ITEM_VALUES, TOP_VALUES = 256, 64, 16
+
+# An edge that is its own large model finds in this header of GET /v1/models what it has sent itself.
+HANDSHAKE = "x-gatekeeper-handshake"
 
 # One item as it travels: a text, or {"image": base64}.
 Input = str | Mapping[str, str]
@@ -18,7 +30,10 @@ Input = str | Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class RemoteAnswer:
-    """The large model's answer to one item. `score` is in [0, 1]; `degraded`: its own large model was out of reach."""
+    """The large model's answer to one item. `score` is in [0, 1].
+
+    degraded: it is an edge, and its own large model was out of reach, or that of an edge behind it.
+    """
 
     label: str
     score: float
@@ -31,39 +46,66 @@ class _Wire(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
+Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
+
+
 class _Scored(_Wire):
-    label: Annotated[str, Field(min_length=1)]
+    label: Label
     score: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class _Output(_Scored):
     decision: Literal["accepted", "deferred", "degraded"]
-    top: list[_Scored] | None = None
+    reason: str | None = None
+    top: Annotated[list[_Scored], Field(fail_fast=True)] | None = None
 
 
 class _Outputs(_Wire):
-    outputs: list[_Output]
+    outputs: Annotated[list[_Output], Field(fail_fast=True)]
 
 
 class _Model(_Wire):
-    labels: list[str] | None = None
+    labels: Annotated[list[Label], Field(fail_fast=True)] | None = None
 
 
 class _Models(_Wire):
-    data: list[_Model]
+    data: Annotated[list[_Model], Field(fail_fast=True)]
 
 
-Parsed = TypeVar("Parsed", bound=_Wire)
-
-# ASCII escapes carry what UTF-8 cannot: a lone surrogate in a client's text.
-_encoded = json.JSONEncoder(ensure_ascii=True).encode
 _is_plain = re.compile(r"[!-~]*").fullmatch
 
 
 def question(inputs: Sequence[Input], top_k: int) -> bytes:
-    """The body of POST /v1/classify."""
-    items = ",".join([_encoded(item if isinstance(item, str) else dict(item)) for item in inputs])
-    return f'{{"inputs":[{items}],"parameters":{{"top_k":{top_k}}}}}'.encode("ascii")
+    """The body of POST /v1/classify, in UTF-8: no longer than a client's own body with the same items."""
+    return b'{"inputs":%b,"parameters":{"top_k":%d}}' % (_encoded(inputs), top_k)
+
+
+def divided(inputs: Sequence[Input], max_bytes: int) -> list[Sequence[Input]]:
+    """The inputs in their order, in parts whose bodies have max_bytes at most; a longer item is a part by itself."""
+    room = max_bytes - ENVELOPE_BYTES
+    if sum(map(_most_bytes, inputs)) <= room:  # nearly always, and cheap to tell
+        return [inputs]
+    parts: list[Sequence[Input]] = []
+    begin = size = 0
+    for position, item in enumerate(inputs):
+        item_size = len(_encoded(item)) + 1
+        if size + item_size > room and position > begin:
+            parts.append(inputs[begin:position])
+            begin, size = position, 0
+        size += item_size
+    return [*parts, inputs[begin:]]
+
+
+def _most_bytes(item: Input) -> int:
+    """Of one item in a body, estimated from above: a control character takes six, a letter four at most."""
+    return 6 * len(item) + 3 if isinstance(item, str) else sum(map(len, item.values())) + 64
+
+
+def _encoded(value: object) -> bytes:
+    try:
+        return to_json(value)
+    except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 cannot carry
+        return json.dumps(value).encode("ascii")
 
 
 def header_value(text: str) -> str:
@@ -73,7 +115,7 @@ def header_value(text: str) -> str:
 
 def answers(body: bytes, items: int, top_k: int) -> list[RemoteAnswer]:
     """One answer per item, in order. Raises RemoteBadAnswer."""
-    outputs = _parsed(_Outputs, body).outputs
+    outputs = _parsed(_Outputs, body, ANSWER_VALUES + items * (ITEM_VALUES + TOP_VALUES * top_k)).outputs
     if len(outputs) != items:
         raise RemoteBadAnswer(f"the large model answered {len(outputs)} of {items} items")
     return [
@@ -81,22 +123,26 @@ def answers(body: bytes, items: int, top_k: int) -> list[RemoteAnswer]:
             label=output.label,
             score=output.score,
             top=tuple([(scored.label, scored.score) for scored in output.top[:top_k]]) if output.top else (),
-            degraded=output.decision == "degraded",
+            degraded=output.decision == "degraded" or output.reason == "remote_degraded",
         )
         for output in outputs
     ]
 
 
-def labels(body: bytes) -> list[str] | None:
-    """The labels in an answer of GET /v1/models; None if its models differ. Raises RemoteBadAnswer."""
-    told = [model.labels for model in _parsed(_Models, body).data if model.labels is not None]
-    return told[0] if told and all(labels == told[0] for labels in told) else None
+def labels(body: bytes) -> list[str]:
+    """The labels in an answer of GET /v1/models. Raises RemoteBadAnswer, also where there are none or two kinds."""
+    told = [model.labels for model in _parsed(_Models, body, MAX_LABELS).data if model.labels is not None]
+    if not told or any(labels != told[0] for labels in told):
+        raise RemoteBadAnswer("the large model's answer tells no labels, or those of several models")
+    return told[0]
 
 
-def _parsed(model: type[Parsed], body: bytes) -> Parsed:
+def _parsed(model: type[Model], body: bytes, max_values: int) -> Model:
     try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return parse(model, body, max_values)
+    except TooManyValues:
+        raise RemoteBadAnswer(f"the large model's answer holds more than {max_values:,} values") from None
+    except DoesNotFit as error:
+        first = error.errors[0]
         where = ".".join(map(str, first["loc"])) or "body"
         raise RemoteBadAnswer(f"the large model's answer does not fit the contract: {where}: {first['msg']}") from None

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -22,7 +23,7 @@ from service.batcher import Batcher, BatchLimits
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.decoding import Decoder, DecodingClassifier
 from service.endpoint import Endpoint
-from service.errors import StartupError
+from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.exchange import trusted_roots
 from service.forecast import Forecast
 from service.images import ImageReader
@@ -47,7 +48,8 @@ from service.status import (
 logger = logging.getLogger(__name__)
 
 INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
-LABELS_RETRY_S = 2.0
+LABELS_RETRY_S = (2.0, 60.0)  # the first time, then twice as long each time, up to that
+LABELS_ATTEMPTS = 5  # at a server that answers something else; one that is away is asked for ever
 WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 BODY_BYTES = {"text-classification": 4 * 1024 * 1024, "image-classification": 32 * 1024 * 1024}
 
@@ -71,6 +73,9 @@ class Runtime:
         self.rate_limits: RateLimits
         self.decoder: Decoder | None = None  # there where the model takes images
         self.max_body_bytes = settings.max_body_bytes or BODY_BYTES[bundle.manifest.task]
+
+    def meet(self, handshake: str) -> None:
+        """Another edge, or this one itself, has asked for the labels."""
 
 
 class EdgeRuntime(Runtime):
@@ -155,6 +160,10 @@ class EdgeRuntime(Runtime):
             trouble=self.batcher.trouble(),
         )
 
+    def meet(self, handshake: str) -> None:
+        for endpoint in self.remote.endpoints:
+            endpoint.meet(handshake)
+
     @property
     def _store_kind(self) -> str:
         return "redis" if self.settings.redis_url else "sqlite"
@@ -166,6 +175,7 @@ class EdgeRuntime(Runtime):
                 breaker_open=endpoint.breaker_open,
                 in_flight=endpoint.in_flight,
                 labels_match=endpoint.labels_match,
+                is_self=endpoint.is_self,
             )
             for endpoint in self.remote.endpoints
         ]
@@ -211,7 +221,7 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime.remote = remote = _remote(settings, runtime.metrics)
         stack.push_async_callback(remote.aclose)
         runtime.metrics.watch_breaker(lambda: remote.breaker_open)
-        packing = PackingRemote(remote, settings.remote_max_items)
+        packing = PackingRemote(remote, settings.remote_max_items, runtime.max_body_bytes)
         runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, packing, runtime.metrics)
         _decode_first(runtime, settings, model, stack)
         meetings = [
@@ -399,16 +409,30 @@ def _forward_s(model: BundleClassifier, items: int) -> float:
 
 async def _compare_labels(runtime: EdgeRuntime, endpoint: Endpoint) -> None:
     """At first contact, warn where the large model answers with labels that the small one does not have."""
+    retry_s, longest_s = LABELS_RETRY_S
+    bad_answers = 0
     while True:
-        theirs = await endpoint.labels()
-        if theirs is not None:
+        try:
+            theirs = await endpoint.labels()
             break
-        await asyncio.sleep(LABELS_RETRY_S)
+        except RemoteBadAnswer as error:
+            bad_answers += 1
+            if bad_answers == LABELS_ATTEMPTS:
+                logger.warning(
+                    "the large model does not tell its labels: they are not compared",
+                    extra={"url": endpoint.url, "why": error.detail[:200]},
+                )
+                return
+        except RemoteError:
+            pass
+        await asyncio.sleep(random.uniform(0.5, 1.0) * retry_s)
+        retry_s = min(2 * retry_s, longest_s)
     endpoint.labels_match = set(theirs) == set(runtime.labels)
     if not endpoint.labels_match:
-        differing = sorted(set(theirs) ^ set(runtime.labels))
-        found = {"url": endpoint.url, "differing": differing[:10], "count": len(differing)}
-        logger.warning("labels of the large model differ", extra=found)
+        # Their number alone: a log holds no labels. GET /v1/models of both tells them.
+        found = {"url": endpoint.url, "ours": len(runtime.labels), "theirs": len(theirs)}
+        shared = len(set(theirs) & set(runtime.labels))
+        logger.warning("labels of the large model differ: compare GET /v1/models", extra=found | {"shared": shared})
 
 
 def _shown_range(bounds: tuple[float, float], calibration: Calibration | None) -> tuple[float, float]:

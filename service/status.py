@@ -20,6 +20,7 @@ class EndpointStatus(BaseModel):
     breaker_open: bool
     in_flight: int = Field(description="calls that it has right now")
     labels_match: bool | None = Field(description="null until it has been asked")
+    is_self: bool = Field(description="the URL leads back to this edge: no large model is there, it is not asked")
 
 
 class RemoteStatus(BaseModel):
@@ -65,6 +66,7 @@ class EndpointState(BaseModel):
     name: str
     breaker_open: bool
     labels_match: bool | None
+    is_self: bool
 
 
 class ConsoleState(BaseModel):

@@ -1,24 +1,30 @@
 """Calls of one moment travel together, and none suffers for its neighbours."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from faulty_server import FaultyServer, Script, Turn, head, serving
+from faulty_server import FaultyServer, Script, Turn, head, outputs, serving
 from remotes import PATIENT_S, Outcomes, answering, good, never, remote_to
 
 from service.errors import RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
-from service.packing import PACKED_TEXT_CHARS, PackingRemote
+from service.packing import PACK_CHARS, PACKED_TEXT_CHARS, PackingRemote
 from service.remote import RemoteAnswer
 
 
 @asynccontextmanager
 async def packing_before(
-    script: Script, *, max_items: int = 8, outcomes: Outcomes | None = None, failures: int = 1_000
+    script: Script,
+    *,
+    max_items: int = 8,
+    max_bytes: int = 65_536,
+    outcomes: Outcomes | None = None,
+    failures: int = 1_000,
 ) -> AsyncIterator[tuple[PackingRemote, FaultyServer]]:
     async with serving(script) as server, remote_to(server.url, outcomes, slots=64, failures=failures) as remote:
-        yield PackingRemote(remote, max_items), server
+        yield PackingRemote(remote, max_items, max_bytes), server
 
 
 async def ask(
@@ -193,3 +199,57 @@ async def test_images_travel_alone() -> None:
         calls = (remote.classify([image], top_k=1, timeout_s=PATIENT_S, hops=1, request_id=f"id-{n}") for n in range(2))
         assert await asyncio.gather(*calls) == [[RemoteAnswer("a", 0.5, (), degraded=False)]] * 2
     assert len(server.requests) == 2
+
+
+# --- too much for one call
+
+
+async def test_a_call_is_divided_where_its_body_would_be_too_long() -> None:
+    texts = [f"{number} " + "请把我的酒店预订改到下周" * 40 for number in range(30)]
+    async with packing_before(good, max_bytes=8_192) as (remote, server):
+        assert await ask(remote, *texts) == texts
+    assert len(server.requests) > 1
+    assert max(len(turn.body) for turn in server.requests) <= 8_192
+    assert [text for turn in server.requests for text in turn.texts] == texts
+
+
+async def test_texts_travel_in_utf_8_and_fit_where_escapes_would_not() -> None:
+    texts = [f"{number} " + "请把我的酒店预订改到下周" * 40 for number in range(5)]
+    async with packing_before(good, max_bytes=8_192) as (remote, server):
+        assert await ask(remote, *texts) == texts
+    (turn,) = server.requests
+    assert len(turn.body) < 8_192 < len(json.dumps(texts))
+
+
+def taking(most_items: int) -> Script:
+    async def script(turn: Turn) -> None:
+        await (turn.classify() if len(turn.texts) <= most_items else turn.answer(413))
+
+    return script
+
+
+async def test_what_a_server_finds_too_large_is_halved_until_it_passes() -> None:
+    texts = [f"text {number}" for number in range(30)]
+    async with packing_before(taking(8)) as (remote, server):
+        assert await ask(remote, *texts) == texts
+    passed = [len(turn.texts) for turn in server.requests if len(turn.texts) <= 8]
+    assert sum(passed) == 30
+
+
+async def test_one_item_that_a_server_finds_too_large_fails_and_opens_no_breaker() -> None:
+    async with packing_before(taking(0), failures=1) as (remote, server):
+        for _ in range(3):
+            with pytest.raises(RemoteBadAnswer, match="413"):
+                await ask(remote, "a")
+    assert len(server.requests) == 3
+
+
+async def test_a_pack_holds_no_more_characters_than_it_may() -> None:
+    texts = ["x" * PACKED_TEXT_CHARS] * (2 * PACK_CHARS // PACKED_TEXT_CHARS)
+
+    async def briefly(turn: Turn) -> None:
+        await turn.answer(200, outputs(["a"] * len(turn.texts)))
+
+    async with packing_before(briefly, max_items=10_000, max_bytes=2**20) as (remote, server):
+        await asyncio.gather(*(ask(remote, text) for text in texts))
+    assert [len(turn.texts) for turn in server.requests] == [PACK_CHARS // PACKED_TEXT_CHARS] * 2

@@ -36,7 +36,7 @@ from service.errors import (
     RemoteTimeout,
     RemoteUnavailable,
 )
-from service.remote import Remote, RemoteAnswer
+from service.remote import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
 
 # --- what is sent, what comes back
 
@@ -55,6 +55,13 @@ async def test_an_answer_carries_its_alternatives_and_whether_it_is_degraded() -
         answers = await ask(remote, "1", "2", "3", top_k=2)
     assert answers[0] == RemoteAnswer("a", 0.5, (("a", 0.5), ("b", 0.25)), degraded=False)
     assert [answer.degraded for answer in answers] == [False, True, False]
+
+
+async def test_an_answer_that_was_degraded_two_edges_away_still_says_so() -> None:
+    script = answering(200, outputs(["a"], decision="deferred", reason="remote_degraded"))
+    async with serving(script) as server, remote_to(server.url) as remote:
+        (answer,) = await ask(remote)
+    assert answer.degraded
 
 
 async def test_exactly_these_headers_are_sent() -> None:
@@ -727,6 +734,77 @@ async def test_cancelled_calls_do_not_count() -> None:
         assert not remote.breaker_open
 
 
+# --- answers that cost more than they are worth
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"outputs":[' + b"0," * 20_000 + b"0]}",
+        b'{"outputs":[{"label":"a","score":0.5,"decision":"accepted","top":[' + b"0," * 20_000 + b"0]}]}",
+        b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b',"outputs":[]}',
+        b"[" + b"{}," * 20_000 + b"{}]",
+    ],
+    ids=["outputs", "top", "depth", "objects"],
+)
+async def test_an_answer_of_many_values_is_not_parsed(body: bytes) -> None:
+    async with serving(answering(200, body)) as server, remote_to(server.url) as remote:
+        with pytest.raises(RemoteBadAnswer, match="more than 336 values"):
+            await ask(remote)
+
+
+async def test_an_answer_with_many_labels_and_fields_of_its_own_is_read() -> None:
+    """What a newer server may add."""
+    top = [{"label": f"label {number}", "score": 0.001, "extra": [number] * 5} for number in range(150)]
+    body = outputs(["a"] * 8, top=top, extra={f"field {number}": number for number in range(20)})
+    async with serving(answering(200, body)) as server:
+        limits = RemoteLimits(8, 5.0, 2**20, 1_000, 2.0)
+        remote = GatekeeperRemote([server.url], limits, Outcomes())
+        answers = await ask(remote, *"abcdefgh", top_k=150)
+        await remote.aclose()
+    assert len(answers[7].top) == 150
+
+
+async def test_a_label_of_more_than_10_000_characters_is_no_label() -> None:
+    async with serving(answering(200, outputs(["a" * 10_001]))) as server, remote_to(server.url) as remote:
+        with pytest.raises(RemoteBadAnswer, match="at most 10000 characters"):
+            await ask(remote)
+
+
+async def test_interim_answers_without_end_are_cut_off() -> None:
+    async def script(turn: Turn) -> None:
+        while True:
+            await turn.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+    async with serving(script) as server, remote_to(server.url) as remote:
+        with pytest.raises(RemoteBadAnswer, match="not HTTP"):
+            await ask(remote)
+        await server.until(lambda seen: seen.open_connections == 0)
+
+
+async def test_a_few_interim_answers_are_fine() -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+        await turn.classify()
+
+    async with serving(script) as server, remote_to(server.url) as remote:
+        for _ in range(2):
+            assert len(await ask(remote)) == 1
+    assert server.connections == 1
+
+
+async def test_chunks_of_one_byte_count_as_they_travel() -> None:
+    async def script(turn: Turn) -> None:
+        await turn.send(head(200, {"transfer-encoding": "chunked"}))
+        for _ in range(MAX_BYTES // 1_000):
+            await turn.send(b"1\r\n \r\n" * 900)
+        await turn.send(b"0\r\n\r\n")
+
+    async with serving(script) as server, remote_to(server.url) as remote:
+        with pytest.raises(RemoteBadAnswer, match="broke off"):
+            await ask(remote)
+
+
 # --- labels, closing
 
 
@@ -744,7 +822,11 @@ async def test_cancelled_calls_do_not_count() -> None:
 )
 async def test_labels_are_told_only_when_there_is_one_answer(body: object, labels: list[str] | None) -> None:
     async with serving(answering(200, json.dumps(body).encode())) as server, remote_to(server.url) as remote:
-        assert await remote.endpoints[0].labels() == labels
+        if labels is None:
+            with pytest.raises(RemoteBadAnswer):
+                await remote.endpoints[0].labels()
+        else:
+            assert await remote.endpoints[0].labels() == labels
     assert server.requests[0].request_line == "GET /v1/models HTTP/1.1"
     assert server.requests[0].body == b""
 
@@ -754,7 +836,8 @@ async def test_labels_cannot_be_told_by_a_remote_that_fails(status: int) -> None
     """That is no reason for the breaker, nor for the metrics of the defer path."""
     outcomes = Outcomes()
     async with serving(answering(status)) as server, remote_to(server.url, outcomes, failures=1) as remote:
-        assert await remote.endpoints[0].labels() is None
+        with pytest.raises(RemoteError):
+            await remote.endpoints[0].labels()
         assert not remote.breaker_open
     assert outcomes == []
 
@@ -762,7 +845,8 @@ async def test_labels_cannot_be_told_by_a_remote_that_fails(status: int) -> None
 async def test_labels_cannot_be_told_by_a_remote_that_is_away() -> None:
     with refusing_url() as url:
         async with remote_to(url) as remote:
-            assert await remote.endpoints[0].labels() is None
+            with pytest.raises(RemoteUnavailable):
+                await remote.endpoints[0].labels()
 
 
 async def test_after_closing_calls_fail_as_unavailable() -> None:

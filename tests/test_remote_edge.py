@@ -3,15 +3,17 @@
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from faulty_server import Turn, serving
 from load import ODD
-from processes import TOKEN, spawn_edge, stopping
+from processes import TOKEN, admin, eventually, free_port, spawn, spawn_edge, stopping
 from pydantic import ValidationError
-from remotes import refusing_url
+from remotes import answering, refusing_url, remote_to
 
+from service import runtime
 from service.settings import EdgeSettings
 
 KEY = "the-key-of-the-large-model"
@@ -42,14 +44,20 @@ async def test_one_of_two_large_models_down_costs_no_answer_and_the_status_says_
                     status = await client.get("/admin/v1/status", headers=bearer)
                     metrics = (await client.get("/metrics")).text
                 sent = [turn.headers for turn in server.requests]
-                answered = {"url": server.url, "breaker_open": False, "in_flight": 0, "labels_match": False}
+                answered = {
+                    "url": server.url,
+                    "breaker_open": False,
+                    "in_flight": 0,
+                    "labels_match": False,
+                    "is_self": False,
+                }
     assert {headers["authorization"] for headers in sent} == {f"Bearer {KEY}"}
     assert not any("cookie" in headers for headers in sent)
     assert status.json()["remote"] == {
         "url": f"{away},{server.url}",
         "breaker_open": False,
         "labels_match": False,
-        "endpoints": [{"url": away, "breaker_open": True, "in_flight": 0, "labels_match": None}, answered],
+        "endpoints": [{**answered, "url": away, "breaker_open": True, "labels_match": None}, answered],
     }
     lines = set(metrics.splitlines())
     assert "gatekeeper_remote_breaker_open 0.0" in lines
@@ -58,8 +66,51 @@ async def test_one_of_two_large_models_down_costs_no_answer_and_the_status_says_
         assert f'gatekeeper_remote_endpoint_breaker_open{{endpoint="{name}"}} {is_open}' in lines
     log = (tmp_path / "edge.log").read_text()
     assert "labels of the large model differ" in log
+    assert "another" not in log, "a log holds no labels"
     for text in (log, status.text, metrics):
         assert KEY not in text
+
+
+async def test_a_server_that_tells_no_labels_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runtime, "LABELS_RETRY_S", (0.001, 0.004))
+    edge = SimpleNamespace(labels=("a", "b"))
+    script = answering(200, b'{"data":[' + b"0," * 10_000 + b"0]}")
+    async with serving(script) as server, remote_to(server.url) as remote:
+        await runtime._compare_labels(edge, remote.endpoints[0])  # type: ignore[arg-type]
+        assert remote.endpoints[0].labels_match is None
+    assert len(server.requests) == runtime.LABELS_ATTEMPTS
+    assert caplog.messages == ["the large model does not tell its labels: they are not compared"]
+
+
+def test_an_edge_that_is_its_own_large_model_says_so_and_does_not_ask_itself(tmp_path: Path) -> None:
+    port = free_port()
+    edge = spawn_edge(tmp_path, f"http://127.0.0.1:{port}", port=port)
+    with stopping(edge):
+        edge.wait_ready()
+        log = tmp_path / "edge.log"
+        eventually(lambda: "leads back to this edge" in log.read_text(), "told in the log")
+        with httpx.Client(base_url=edge.url, timeout=20.0) as client:
+            (output,) = client.post("/v1/classify", json={"inputs": ODD}).json()["outputs"]
+            (endpoint,) = admin(client, "GET", "status").json()["remote"]["endpoints"]
+    assert (output["decision"], output["answered_by"], output["reason"]) == ("degraded", "small", "remote_unavailable")
+    assert endpoint["is_self"]
+
+
+def test_what_the_edge_takes_it_can_forward(tmp_path: Path, bundles: Path) -> None:
+    """As escapes, 2.2 MB of Chinese would be 4.5 MB, and the large model takes 4 MiB."""
+    documents = [f"{number} {'请把我的酒店预订改到下周并告诉我价格' * 420}"[:7_500] for number in range(100)]
+    body = json.dumps({"inputs": documents, "parameters": {"route": "large"}}, ensure_ascii=False).encode()
+    large_model = spawn("serve-large", tmp_path / "large.log", LARGE_BUNDLE=str(bundles / "clinc150-small"))
+    with stopping(large_model):
+        large_model.wait_ready()
+        edge = spawn_edge(tmp_path, large_model.url)
+        with stopping(edge):
+            edge.wait_ready()
+            response = httpx.post(f"{edge.url}/v1/classify", content=body, timeout=60.0)
+    assert len(body) > 2**21
+    assert {output["decision"] for output in response.json()["outputs"]} == {"deferred"}
 
 
 def settings(**values: str) -> EdgeSettings:

@@ -237,12 +237,15 @@ function showTrend(now) {
 function showParts() {
   const edge = state.trouble ?? (state.draining ? "stopping" : "answers");
   showState("state-edge", edge, edge === "answers");
-  showState("state-remote", state.breaker_open ? "not asked: breaker open" : "in use", !state.breaker_open);
+  const lost = state.endpoints.every((one) => one.is_self);
+  const remote = lost ? "none: the URL leads back here" : state.breaker_open ? "not asked: breaker open" : "in use";
+  showState("state-remote", remote, !lost && !state.breaker_open);
   showState("state-store", state.policy_store_up ? "up" : "down", state.policy_store_up);
   $("endpoints").replaceChildren(
     ...state.endpoints.map((one) => {
       const labels = { true: "same labels", false: "its labels differ", null: "not asked yet" }[String(one.labels_match)];
-      return make("li", `${one.name}: ${one.breaker_open ? "breaker open, not asked for now" : "breaker closed"}, ${labels}`);
+      const breaker = one.breaker_open ? "breaker open, not asked for now" : "breaker closed";
+      return make("li", `${one.name}: ${one.is_self ? "leads back to this edge, not asked" : `${breaker}, ${labels}`}`);
     }),
   );
   say("store", `Policies are kept in ${state.policy_store === "redis" ? "Redis" : "SQLite"}, which ${state.policy_store_up ? "answers" : "is down: the last policy goes on, changes are refused"}.`);
