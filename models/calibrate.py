@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from models.bundle import CALIBRATION, SELECTION, Bundle, Calibration, rewrite_bundle, write_calibration
-from models.classifier import Classifier, confidences, load_classifier, predict_all
+from models.classifier import Classifier, load_classifier, predict_all
 from models.data.datasets import LabelledDataset, Split
 from models.errors import InputError
 
@@ -38,7 +38,7 @@ def calibrate(bundle: Bundle, data: LabelledDataset, large: Bundle | None, say: 
         (CALIBRATION, data.calibrate, predict_all(small, data.calibrate.inputs).logits),
     ):
         right = (logits.argmax(axis=1) == expected_classes(bundle, data, split)).astype(np.float64)
-        confidence = confidences(logits, temperature)[small.score]
+        confidence = small.scores(logits, temperature)[small.score]
         large_right = None if answering is None else correctness(answering, data.labels, split)
         files[file] = Calibration(confidence, right, large_right)
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.bundle import Bundle
-from models.confidence import SCORES
+from models.confidence import SCORES, rounded
 from models.errors import BundleError
 from models.folded import MODEL_TYPE, FoldedTextNet
 from models.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
@@ -48,6 +48,8 @@ class Classifier:
 
     prepare: the part of the work on an item that any thread may do before; logits takes items with and without it, and
     gives the same. For images, arrays or Pillow's, it is what makes them small; for texts there is none.
+
+    batch_free: an item's logits are the same numbers in every batch. Where they are not, confidences are rounded.
     """
 
     labels: tuple[str, ...]
@@ -55,6 +57,7 @@ class Classifier:
     temperature: float
     score: str
     prepare: Callable[[Any], Any] | None = None
+    batch_free: bool = False
 
     def predict(self, items: Sequence[Any]) -> list[Prediction]:
         """Predictions in order. Confidences are what the gate compares with its threshold."""
@@ -63,7 +66,7 @@ class Classifier:
             probabilities = torch.softmax(scaled, dim=-1)
             scores, indices = probabilities.max(dim=-1)
             # max_softmax is the score that is there already; computing it again costs 20 us a batch
-            confidences = scores if self.score == "max_softmax" else SCORES[self.score](scaled)
+            confidences = self._settled(scores if self.score == "max_softmax" else SCORES[self.score](scaled))
             rows = probabilities.numpy()
         return [
             Prediction(label, score, confidence, row)
@@ -71,6 +74,17 @@ class Classifier:
                 indices.tolist(), scores.tolist(), confidences.tolist(), rows, strict=True
             )
         ]
+
+    def scores(self, logits: NDArray[np.float32], temperature: float | None = None) -> dict[str, NDArray[np.float64]]:
+        """Every score by name, each (N,), as the gate would see it, from logits (N, C) before the temperature.
+
+        temperature: instead of the bundle's.
+        """
+        scaled = torch.from_numpy(logits) / (self.temperature if temperature is None else temperature)
+        return {name: self._settled(score(scaled)).double().numpy() for name, score in SCORES.items()}
+
+    def _settled(self, confidences: Tensor) -> Tensor:
+        return confidences if self.batch_free else rounded(confidences)
 
 
 def load_classifier(bundle: Bundle) -> Classifier:
@@ -92,7 +106,15 @@ def load_classifier(bundle: Bundle) -> Classifier:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors each raise types of their own
         raise BundleError(f"{bundle.directory}: the model cannot be loaded ({error})") from error
-    return Classifier(manifest.labels, logits, manifest.temperature, manifest.score, prepare)
+    return Classifier(manifest.labels, logits, manifest.temperature, manifest.score, prepare, _is_folded(bundle))
+
+
+def _is_folded(bundle: Bundle) -> bool:
+    """Whether it is a net of our own, for which inference is written so that an item's logits are its own."""
+    if bundle.manifest.runtime != "transformers":
+        return False
+    config = json.loads((bundle.directory / "config.json").read_bytes())
+    return config.get("model_type") in (MODEL_TYPE, CNN_MODEL_TYPE)
 
 
 Forward = Callable[[Tensor, list[list[int]]], Tensor]
@@ -217,9 +239,7 @@ def predict_all(
     if len(items) and isinstance(items[0], str):
         order = np.argsort([len(item) for item in items], kind="stable")
     label = np.zeros(len(items), dtype=np.int64)
-    confidence = np.zeros(len(items))
     logits = np.zeros((len(items), len(classifier.labels)), dtype=np.float32)
-    score = SCORES[classifier.score]
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -227,9 +247,8 @@ def predict_all(
             scaled = raw / classifier.temperature
             logits[chosen] = raw.numpy()
             label[chosen] = torch.softmax(scaled, dim=-1).argmax(dim=-1).numpy()
-            confidence[chosen] = score(scaled).numpy()
             progress(len(chosen))
-    return Outputs(label, confidence, logits)
+    return Outputs(label, classifier.scores(logits)[classifier.score], logits)
 
 
 def confidences(logits: NDArray[np.float32], temperature: float) -> dict[str, NDArray[np.float64]]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+SIGNIFICANT_BITS = 16
+
 
 def max_softmax(logits: Tensor) -> Tensor:
     """g(x) = max_c p_c (equation 7)."""
@@ -31,6 +33,16 @@ def negative_entropy(logits: Tensor) -> Tensor:
 def energy(logits: Tensor) -> Tensor:
     """log sum_c exp z_c, the negative free energy; unbounded."""
     return torch.logsumexp(logits, dim=-1)
+
+
+def rounded(confidence: Tensor) -> Tensor:
+    """To SIGNIFICANT_BITS.
+
+    For a model whose last bits depend on what else is in the batch: without it an item at its own threshold is decided
+    either way in most batches, with it in a few of a hundred.
+    """
+    mantissa, exponent = torch.frexp(confidence)
+    return torch.ldexp(torch.round(mantissa * 2**SIGNIFICANT_BITS) / 2**SIGNIFICANT_BITS, exponent)
 
 
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -15,7 +15,7 @@ import torch
 
 from models.bundle import CALIBRATION, CARD, Bundle, rewrite_bundle
 from models.calibrate import check_task, correctness, expected_classes
-from models.classifier import Classifier, confidences, load_classifier, predict_all
+from models.classifier import Classifier, load_classifier, predict_all
 from models.data.datasets import LabelledDataset
 from models.metrics import measure
 from models.predictions import Predictions
@@ -56,7 +56,7 @@ def _predict(
         confidence=outputs.confidence,
         small_correct=(outputs.label == expected).astype(np.float64),
         large_correct=large_correct,
-        scores=confidences(outputs.logits, small.temperature),
+        scores=small.scores(outputs.logits),
         classes=bundle.manifest.labels,
         label=expected,
         prediction=outputs.label,

@@ -1,7 +1,8 @@
 """A TextNet for inference, from its files alone: quicker to run, and to load, because transformers is not needed.
 
 Embedding and convolution are both linear, so every token goes through every convolution once, at load time, and a
-forward pass only adds. Equal to the TextNet but for the order of summation (1e-6).
+forward pass only adds: whole multiples of one step, so that the order does not matter and a text's logits are the same
+numbers in every batch. Equal to the TextNet but for the rounding (1e-6).
 """
 
 import json
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+
+from models.exact import ExactLinear, step_for, stepped
 
 MODEL_TYPE = "gatekeeper_text_net"
 
@@ -27,17 +30,22 @@ class FoldedTextNet:
         self._pad_id = pad_id
         embedding = weights["embedding.weight"]
         vocabulary, size = embedding.shape
-        self._layers: list[tuple[int, Tensor, Tensor]] = []
+        bias = torch.cat([weights[f"convolutions.{index}.bias"] for index in range(len(widths))]).double()
+        tables: list[Tensor] = []  # (width, V, channels): what each token adds when it stands at that place of a window
         for index, width in enumerate(widths):
-            # Rows [place * V, (place + 1) * V): what each token adds when it stands at that place of the window.
-            convolution = weights[f"convolutions.{index}.weight"].view(-1, width, size)
-            table = torch.cat([embedding @ weight.T for weight in convolution.unbind(dim=1)])
+            convolution = weights[f"convolutions.{index}.weight"].view(-1, width, size).double()
+            tables.append(torch.stack([embedding.double() @ weight.T for weight in convolution.unbind(dim=1)]))
+        most = torch.cat([table.abs().amax(dim=1).sum(dim=0) for table in tables]) + bias.abs()
+        step = step_for(float(most.max()))
+        self._layers: list[tuple[int, Tensor, Tensor]] = []
+        for width, table in zip(widths, tables, strict=True):
+            rows = stepped(table, step).float().flatten(0, 1)
             # A window around padding can never be the maximum; padding beside a token still adds nothing.
-            table[(width - 1) // 2 * vocabulary + pad_id] = -torch.inf
-            self._layers.append((width, table, torch.arange(0, width * vocabulary, vocabulary)))
-        self._convolution_bias = torch.cat([weights[f"convolutions.{index}.bias"] for index in range(len(widths))])
-        self._weight, self._bias = weights["classifier.weight"], weights["classifier.bias"]
-        self.num_labels = len(self._bias)
+            rows[(width - 1) // 2 * vocabulary + pad_id] = -torch.inf
+            self._layers.append((width, rows, torch.arange(0, width * vocabulary, vocabulary)))
+        self._convolution_bias = stepped(bias, step).float()
+        self._classify = ExactLinear(weights["classifier.weight"], weights["classifier.bias"], most=most, step=step)
+        self.num_labels = len(weights["classifier.bias"])
 
     @classmethod
     def load(cls, directory: Path) -> "FoldedTextNet":
@@ -51,12 +59,13 @@ class FoldedTextNet:
         count, length = input_ids.shape
         pooled = []
         for width, table, places in self._layers:
-            windows = input_ids.unsqueeze(-1)
-            if width > 1:
-                padded = F.pad(input_ids, ((width - 1) // 2, width // 2), value=self._pad_id)
-                windows = padded.unfold(1, width, 1) + places
+            if width == 1:
+                pooled.append(F.embedding(input_ids, table).amax(dim=1))
+                continue
+            padded = F.pad(input_ids, ((width - 1) // 2, width // 2), value=self._pad_id)
+            windows = padded.unfold(1, width, 1) + places
             sums = F.embedding_bag(windows.reshape(-1, width), table, mode="sum")
             pooled.append(sums.view(count, length, -1).amax(dim=1))
         # Bias and ReLU after the maximum, with which they change places: one row a sentence, not one a token.
-        features = F.relu(torch.cat(pooled, dim=-1) + self._convolution_bias)
-        return F.linear(features, self._weight, self._bias)
+        features = torch.cat(pooled, dim=-1).add_(self._convolution_bias).relu_()
+        return self._classify(features)

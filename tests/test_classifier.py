@@ -1,8 +1,11 @@
 """Inference: the same text gives the same confidence whatever stands beside it, and a wrong base is refused."""
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from models.bundle import SCORE_RANGES, Bundle, load_bundle, write_bundle
 from models.classifier import Classifier, load_classifier, load_pixel_encoder, predict_all
 from models.confidence import SCORES
 from models.errors import BundleError
+from models.exact import ExactLinear, stepped
 from models.folded import FoldedTextNet
 from models.folded_cnn import FoldedCNN
 from models.frozen_base import load_head
@@ -149,14 +153,62 @@ def test_batches_of_every_small_length_are_judged(small: Classifier) -> None:
     for words in range(1, 7):
         alone, *_ = small.predict([" ".join(["rain"] * words)])
         for prediction in small.predict([" ".join(["rain"] * words)] * 3):
-            assert prediction.confidence == pytest.approx(alone.confidence, abs=1e-6)
+            assert prediction.confidence == alone.confidence
 
 
 def test_a_text_is_judged_alone_as_in_a_batch(small: Classifier) -> None:
     for text, prediction in zip(TEXTS, small.predict(TEXTS), strict=True):
         (alone,) = small.predict([text])
-        assert alone.label == prediction.label
-        assert alone.confidence == pytest.approx(prediction.confidence, abs=1e-6)
+        assert (alone.label, alone.confidence) == (prediction.label, prediction.confidence)
+
+
+@pytest.mark.parametrize("name", ["clinc150-small", "fashion-mnist-small", "fashion-mnist-large"])
+@pytest.mark.parametrize("score", SCORES)
+def test_a_confidence_of_a_packaged_net_is_one_number(bundles: Path, name: str, score: str) -> None:
+    """Bit for bit, whatever stands beside the item, online and offline: it was decided either way at its threshold."""
+    classifier = replace(load_classifier(load_bundle(bundles / name)), score=score)
+    assert classifier.batch_free
+    items: list[Any] = [tiny_images(label % 10, 1, 28)[0] for label in range(40)]
+    if name == "clinc150-small":
+        sentence = "what is my balance please set a timer for ten minutes on the mountain tomorrow"
+        words = sentence.split()
+        items = [" ".join(words[start : start + 1 + start % 9]) for start in range(len(words) - 3)] * 3
+    alone = [classifier.predict([item])[0] for item in items]
+    for size in (2, 3, 8, 15, 16, 17, 32, len(items)):
+        together = [
+            prediction
+            for start in range(0, len(items), size)
+            for prediction in classifier.predict(items[start : start + size])
+        ]
+        assert [one.confidence for one in together] == [one.confidence for one in alone]
+        assert all((one.probabilities == other.probabilities).all() for one, other in zip(together, alone, strict=True))
+    assert predict_all(classifier, items, batch_size=7).confidence.tolist() == [one.confidence for one in alone]
+
+
+def test_a_confidence_of_another_net_is_rounded_alike_online_and_offline(bundles: Path) -> None:
+    classifier = load_classifier(load_bundle(bundles / "clinc150-large"))
+    assert not classifier.batch_free
+    confidences = [prediction.confidence for prediction in classifier.predict(TEXTS)]
+    assert predict_all(classifier, TEXTS, batch_size=len(TEXTS)).confidence.tolist() == confidences
+    for confidence in confidences:
+        mantissa, _ = math.frexp(confidence)
+        assert (mantissa * 2**16).is_integer()
+
+
+def test_an_exact_layer_is_the_same_in_any_order_and_as_right_as_float64() -> None:
+    torch.manual_seed(0)
+    step = 2.0**-18
+    features = stepped(torch.rand(40, 512).double() * 30, step).float()
+    weight, bias = torch.randn(9, 512), torch.randn(9)
+    layer = ExactLinear(weight, bias, most=features.amax(dim=0), step=step)
+    together = layer(features)
+    assert torch.equal(together, torch.cat([layer(row) for row in features.split(1)]))
+    order = torch.randperm(512)
+    mixed = ExactLinear(weight[:, order], bias, most=features.amax(dim=0)[order], step=step)
+    assert torch.equal(together, mixed(features[:, order]))
+    right = features.double() @ weight.double().T + bias.double()
+    assert float((together.double() - right).abs().max()) < 1e-3
+    assert float((together.double() - right).abs().max()) <= float((features @ weight.T + bias - right).abs().max()) * 4
 
 
 def test_predictions_are_probabilities_of_the_scaled_logits(small: Classifier) -> None:
@@ -173,7 +225,7 @@ def test_all_texts_are_predicted_in_their_order(small: Classifier) -> None:
     labels, confidences, logits = predict_all(small, texts, batch_size=32)
     expected = [small.predict([text])[0] for text in texts]
     assert labels.tolist() == [prediction.label for prediction in expected]
-    np.testing.assert_allclose(confidences, [prediction.confidence for prediction in expected], atol=1e-6)
+    assert confidences.tolist() == [prediction.confidence for prediction in expected]
     assert logits.shape == (150, 150)
 
 
