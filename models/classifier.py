@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.bundle import Bundle
 from models.confidence import SCORES, rounded
+from models.encoding import TextEncoder
 from models.errors import BundleError
 from models.folded import MODEL_TYPE, FoldedTextNet
 from models.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
 from models.folded_cnn import FoldedCNN
-from models.frozen_base import HEAD, FrozenBase, HeadLogits, load_head, load_tokenizer
+from models.frozen_base import HEAD, FrozenBase, HeadLogits, load_head
 from models.hub import transformers_library
 from models.pixels import PixelEncoder
 
@@ -123,13 +123,13 @@ Forward = Callable[[Tensor, list[list[int]]], Tensor]
 class _TextLogits:
     """A sequence classifier behind its fast tokenizer. forward: (input_ids (N, T), attention mask) -> logits (N, C)."""
 
-    def __init__(self, forward: Forward, tokenizer: Tokenizer, empty_id: int) -> None:
+    def __init__(self, forward: Forward, encode: TextEncoder, empty_id: int) -> None:
         self._forward = forward
-        self._tokenizer = tokenizer
+        self._encode = encode
         self._empty_id = empty_id
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        encodings = self._encode(texts)
         ids = [encoding.ids for encoding in encodings]
         masks = [encoding.attention_mask for encoding in encodings]
         if not all(mask and mask[0] for mask in masks):
@@ -148,8 +148,8 @@ def _load_text_logits(bundle: Bundle) -> _TextLogits:
     forward, outputs = load_forward(bundle.directory)
     _check_outputs(bundle, outputs)
     pad_id = config.get("pad_token_id") or 0
-    tokenizer = load_tokenizer(bundle.directory / "tokenizer.json", bundle.manifest.max_tokens, pad_id)
-    return _TextLogits(forward, tokenizer, config.get("unk_token_id") or pad_id)
+    encode = TextEncoder(bundle.directory / "tokenizer.json", bundle.manifest.max_tokens, pad_id)
+    return _TextLogits(forward, encode, config.get("unk_token_id") or pad_id)
 
 
 def _check_outputs(bundle: Bundle, outputs: int) -> None:

@@ -6,22 +6,14 @@ from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from models.bundle import WEIGHTS, Base, file_sha256
+from models.encoding import TextEncoder
 from models.errors import BundleError
 from models.hub import locate_base, transformers_library
 
 HEAD = WEIGHTS["head"]
-
-
-def load_tokenizer(path: Path, max_tokens: int, pad_id: int) -> Tokenizer:
-    """A tokenizer that cuts at max_tokens and pads a batch to its longest text."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.enable_truncation(max_tokens)
-    tokenizer.enable_padding(pad_id=pad_id)
-    return tokenizer
 
 
 class FrozenBase:
@@ -39,11 +31,11 @@ class FrozenBase:
             .AutoModel.from_pretrained(directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
             .eval()
         )
-        self._tokenizer = load_tokenizer(directory / "tokenizer.json", max_tokens, self._model.config.pad_token_id or 0)
+        self._encode = TextEncoder(directory / "tokenizer.json", max_tokens, self._model.config.pad_token_id or 0)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embeddings (N, E) of length 1."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        encodings = self._encode(texts)
         attention_mask = torch.tensor([encoding.attention_mask for encoding in encodings])
         hidden = self._model(
             input_ids=torch.tensor([encoding.ids for encoding in encodings]), attention_mask=attention_mask

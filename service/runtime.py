@@ -48,6 +48,7 @@ from service.status import (
 logger = logging.getLogger(__name__)
 
 INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
+INLINE_LONGEST_S = 0.05  # nothing may keep the event loop for longer
 LABELS_RETRY_S = (2.0, 60.0)  # the first time, then twice as long each time, up to that
 LABELS_ATTEMPTS = 5  # at a server that answers something else; one that is away is asked for ever
 WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
@@ -344,13 +345,23 @@ def _batcher(
     settings: EdgeSettings | LargeSettings, bundle: Bundle, model: BundleClassifier, metrics: Metrics
 ) -> Batcher[Any, Prediction]:
     batch_items, batch_s = _batch_items(model, settings.max_batch_items, settings.max_batch_ms / 1000)
+    worst_s = _worst_item_s(model, settings.max_text_chars)
     runner: Literal["inline", "thread"]
-    runner = ("inline" if batch_s < INLINE_BELOW_S else "thread") if settings.runner == "auto" else settings.runner
+    if settings.runner == "auto":
+        runner = "inline" if batch_s < INLINE_BELOW_S and worst_s < INLINE_LONGEST_S else "thread"
+    else:
+        runner = settings.runner
+    max_tokens = bundle.manifest.max_tokens or 1
+    batch_tokens = settings.max_batch_tokens
+    if runner == "inline":
+        batch_tokens = min(batch_tokens, max(1, int(INLINE_LONGEST_S / worst_s)) * max_tokens)
+        if worst_s > INLINE_LONGEST_S:
+            logger.warning("one item may hold up the event loop: unset GATEKEEPER_RUNNER", extra={"seconds": worst_s})
     limits = BatchLimits(
         max_batch_items=batch_items,
         # One request of max_items must always fit into an empty queue.
         max_queue_items=max(settings.max_queue_items, settings.max_items),
-        max_batch_tokens=settings.max_batch_tokens,
+        max_batch_tokens=batch_tokens,
         max_wait_s=settings.max_wait_ms / 1000,
         max_queue_wait_s=settings.max_queue_wait_ms / 1000,
         model_timeout_s=settings.model_timeout_s,
@@ -396,15 +407,26 @@ def _forward_s(model: BundleClassifier, items: int) -> float:
     item: Any = "what is the balance of my savings account today"
     if model.prepare is not None:
         item = model.prepare(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8))
-    batch = [item] * items
-    seconds = []
-    for _ in range(8):
+    return _best_s(model, [item] * items, 8)
+
+
+def _best_s(model: BundleClassifier, batch: list[Any], times: int) -> float:
+    seconds: list[float] = []
+    while len(seconds) < times:
         began = time.perf_counter()
         model.predict(batch)
         seconds.append(time.perf_counter() - began)
         if seconds[-1] > 20 * INLINE_BELOW_S and len(seconds) > 1:
-            break  # slow beyond doubt: a start need not wait for the other six
+            break  # slow beyond doubt: a start need not wait for the others
     return min(seconds)
+
+
+def _worst_item_s(model: BundleClassifier, max_text_chars: int) -> float:
+    """Seconds that one item takes at worst: of the texts that are slow to tokenise, the slowest. Images are alike."""
+    if model.prepare is not None:
+        return _forward_s(model, 1)
+    slow = ("x" * 99 + " ", "x" * 99 + "_", "\uac00", "!", "a", " ")
+    return max(_best_s(model, [(text * max_text_chars)[:max_text_chars]], 2) for text in slow)
 
 
 async def _compare_labels(runtime: EdgeRuntime, endpoint: Endpoint) -> None:

@@ -1,0 +1,64 @@
+"""Texts to tokens at a bounded cost: a fast tokenizer reads a whole text, and the model takes the first few tokens."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer
+from tokenizers.models import WordPiece
+
+SHORT_CHARS = 200  # nothing that is so short takes long
+# WordPiece looks for the longest piece, and so takes the square of a word's length: four words of 99 letters are
+# enough, no text that somebody has written comes near it.
+MOST_WORK = 40_000
+_WORD = re.compile(r"\S+")
+_LETTER = re.compile(r"[^\W_]")
+_LONG_WORD = re.compile(r"[^\s!-/:-@\[-`{-~]{17}")
+
+
+class TextEncoder:
+    """A tokenizer.json that cuts at max_tokens, special ones included, and pads a batch to its longest text."""
+
+    def __init__(self, path: Path, max_tokens: int, pad_id: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_padding(pad_id=pad_id)
+        self._max_tokens = max_tokens
+        model = self._tokenizer.model
+        self._longest_word = model.max_input_chars_per_word if isinstance(model, WordPiece) else 0
+
+    def __call__(self, texts: Sequence[str]) -> list[Encoding]:
+        """One encoding a text, in their order. Not for two threads at once."""
+        return self._tokenizer.encode_batch_fast([self._useful(text) for text in texts])
+
+    def _useful(self, text: str) -> str:
+        """The text without what cannot reach the model, or would take too long on its way there."""
+        if len(text) <= SHORT_CHARS:
+            return text
+        text = _first_words(text, self._max_tokens)
+        return self._quick(text) if self._longest_word and _LONG_WORD.search(text) else text
+
+    def _quick(self, text: str) -> str:
+        """The words up to MOST_WORK, as the tokenizer itself divides the text."""
+        tokenizer = self._tokenizer
+        text = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer is not None else text
+        if tokenizer.pre_tokenizer is None:
+            return text[:SHORT_CHARS]  # one word
+        work = 0
+        for word, (start, _) in tokenizer.pre_tokenizer.pre_tokenize_str(text):
+            if len(word) <= self._longest_word:  # a longer one is not looked at
+                work += len(word) ** 2
+            if work > MOST_WORK:
+                return text[:start]
+        return text
+
+
+def _first_words(text: str, count: int) -> str:
+    """Up to the end of so many words, each of which is a token at least."""
+    left = count
+    for word in _WORD.finditer(text):
+        if _LETTER.search(text, word.start(), word.end()):
+            left -= 1
+            if not left:
+                return text[: word.end()]
+    return text
