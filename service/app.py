@@ -7,8 +7,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import admin, classify, console, health
+from service.api import admin, classify, console, docs, health
 from service.api.problems import install_problems
+from service.api.shared import SharedDocument
 from service.errors import StartupError
 from service.request import HEALTH, DirectRoute, PortMiddleware, RequestMiddleware
 from service.runtime import EdgeRuntime, LargeRuntime, code_version, open_edge, open_large
@@ -28,6 +29,7 @@ class _Service(FastAPI):
             title=title,
             version=version,
             lifespan=lifespan,
+            openapi_url=None,  # api/docs.py has these routes
             redirect_slashes=False,  # a redirect would name the host and scheme that a client made up
         )
         self.front: ASGIApp = super().__call__
@@ -66,7 +68,8 @@ def _create(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                app.state.runtime = await stack.enter_async_context(open_runtime())
+                runtime = app.state.runtime = await stack.enter_async_context(open_runtime())
+                app.state.exposition = SharedDocument(runtime.metrics.exposition)
                 # torch and transformers leave a million objects; a full collection over them stops the loop for 150 ms.
                 gc.collect()
                 gc.freeze()
@@ -88,5 +91,6 @@ def _create(
     app.include_router(classify.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router)
+    app.include_router(docs.router)
     classify.add_schemas(app)
     return app

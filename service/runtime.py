@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -466,6 +466,7 @@ def _shown_range(bounds: tuple[float, float], calibration: Calibration | None) -
     return math.floor(calibration.confidence.min()), math.ceil(calibration.confidence.max()) + 1
 
 
+@cache
 def code_version() -> str:
     """The version of the installed package."""
     with suppress(PackageNotFoundError):

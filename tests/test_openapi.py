@@ -169,3 +169,12 @@ def test_the_classify_route_of_an_image_edge_answers_as_documented(image_edge: S
         case.call_and_validate(checks=CHECKS)
 
     answers_as_documented()
+
+
+def test_the_document_is_built_once_and_the_pages_find_it_behind_a_prefix(client: httpx.Client) -> None:
+    first, second = (client.get("/openapi.json") for _ in range(2))
+    assert first.content == second.content
+    assert first.headers["content-type"] == "application/json"
+    for page in ("/docs", "/redoc"):
+        assert "openapi.json" in client.get(page).text
+        assert "/openapi.json" not in client.get(page).text

@@ -36,7 +36,9 @@ async def test_a_quick_model_runs_inline_with_few_long_texts_at_once(monkeypatch
     batcher = chosen(monkeypatch, Timed(0.00002, 0.004))
     assert batcher.runner == "inline"
     assert batcher._limits.max_batch_items == 32
-    assert batcher._limits.max_batch_tokens == 12 * 128, "twelve texts of 4 ms fit into the 50 ms that the loop may be kept"
+    assert batcher._limits.max_batch_tokens == 12 * 128, (
+        "twelve texts of 4 ms fit into the 50 ms that the loop may be kept"
+    )
 
 
 async def test_a_model_that_one_text_can_keep_for_long_runs_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

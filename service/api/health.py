@@ -38,5 +38,5 @@ async def readyz(request: Request) -> Response:
 @metrics_router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    body, content_type = request.app.state.runtime.metrics.exposition()
+    body, content_type = await request.app.state.exposition.get()
     return Response(body, media_type=content_type)
