@@ -20,10 +20,10 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def chromium(program: str) -> Iterator[Browser]:
-    """A headless browser, closed at the end."""
+def chromium(program: str, *arguments: str) -> Iterator[Browser]:
+    """A headless browser, closed at the end. arguments: besides ours."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=program, args=[*ARGUMENTS, *arguments])
         try:
             yield browser
         finally:

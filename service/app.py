@@ -8,12 +8,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import admin, classify, console, docs, health
-from service.api.problems import install_problems
+from service.api.problems import install_problems, refusal
 from service.api.shared import SharedDocument
 from service.errors import StartupError
 from service.request import HEALTH, DirectRoute, PortMiddleware, RequestMiddleware
 from service.runtime import EdgeRuntime, LargeRuntime, code_version, open_edge, open_large
-from service.settings import EdgeSettings, LargeSettings
+from service.settings import EdgeSettings, LargeSettings, allowed_hosts
+from service.sites import Sites
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -85,7 +86,13 @@ def _create(
     app.front = DirectRoute(app.front, "/v1/classify", classify.classify)
     if admin_port is not None:
         app.front = PortMiddleware(app.front, admin_port=admin_port)
-    app.front = RequestMiddleware(app.front, routes=frozenset(routes), access_log=settings.access_log)
+    app.front = RequestMiddleware(
+        app.front,
+        routes=frozenset(routes),
+        access_log=settings.access_log,
+        sites=Sites(allowed_hosts(settings)),
+        refuse=refusal,
+    )
     app.state.request_documents = ()
     install_problems(app)
     app.include_router(classify.router)

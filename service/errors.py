@@ -8,11 +8,13 @@
     │   │   └── MalformedForm      400  says that it is a form with files, and cannot be read as one
     │   ├── Unauthorized           401
     │   ├── Forbidden              403  an API key without the scope that this needs
+    │   ├── CrossSite              403  sent by a page of another site
     │   ├── NotFound               404
     │   ├── GateDigestMismatch     409  a policy that names another gate digest
     │   ├── VersionMismatch        412  If-Match names another version
     │   ├── TooLarge               413  body, items or text over its limit
     │   ├── UnsupportedMediaType   415
+    │   ├── ForeignHost            421  asked for by a name that is not the service's
     │   ├── InvalidRequest         422  JSON, but not what the contract says
     │   ├── PreconditionRequired   428  PUT without If-Match
     │   └── TooManyHops            508  edges forwarding to each other
@@ -93,6 +95,12 @@ class Forbidden(RequestError):
     title = "Not with this key"
 
 
+class CrossSite(RequestError):
+    status = 403
+    kind = "cross-site"
+    title = "Sent by a page of another site"
+
+
 class NotFound(RequestError):
     status = 404
     kind = "not-found"
@@ -121,6 +129,12 @@ class UnsupportedMediaType(RequestError):
     status = 415
     kind = "unsupported-media-type"
     title = "Send plain JSON"
+
+
+class ForeignHost(RequestError):
+    status = 421
+    kind = "foreign-host"
+    title = "Asked for by another name"
 
 
 class InvalidRequest(RequestError):

@@ -8,13 +8,19 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import GatekeeperError
+from service.sites import Sites
+
 if TYPE_CHECKING:
     from service.api_keys import Caller
     from service.runtime import Runtime
+
+Refuse = Callable[[Scope, GatekeeperError], ASGIApp]
 
 logger = logging.getLogger("service.access")
 VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -29,12 +35,17 @@ NOT_KEPT = (*SECURITY, (b"cache-control", b"no-store"))  # answers that tell wha
 
 
 class RequestMiddleware:
-    """Outermost of ours. `routes` are the paths that may become a metric label; the rest is `other`."""
+    """Outermost of ours. `routes` are the paths that may become a metric label; the rest is `other`.
 
-    def __init__(self, app: ASGIApp, *, routes: frozenset[str], access_log: bool) -> None:
+    What `sites` refuses is answered by `refuse`; health is for whoever asks.
+    """
+
+    def __init__(self, app: ASGIApp, *, routes: frozenset[str], access_log: bool, sites: Sites, refuse: Refuse) -> None:
         self._app = app
         self._routes = routes
         self._access_log = access_log
+        self._sites = sites
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,8 +69,10 @@ class RequestMiddleware:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
+        refusal = self._sites.refusal(method, scope["headers"]) if scope["path"] not in HEALTH else None
+        app = self._app if refusal is None else self._refuse(scope, refusal)
         try:
-            await self._app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - began
             path = scope["path"]

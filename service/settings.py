@@ -51,9 +51,25 @@ class _CommonSettings(BaseSettings):
     max_connections: int = Field(4_096, ge=16, le=1_000_000, description="at once; above: the idlest gives way, or 503")
     max_header_bytes: int = Field(32 * 1024, ge=1_024, le=1024 * 1024, description="of one request; more is 431")
     client_timeout_s: float = Field(20.0, gt=0, le=3_600, description="to send a whole request, or read on; then 408")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names in `host` that are answered, separated by commas; *: any. Default: any, or on a loopback "
+        "address only addresses and names without a dot",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json")
     access_log: bool = Field(False, description="one line per request")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names_apart(cls, value: object) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise PydanticCustomError("allowed_hosts", "must be names, separated by commas")
+        names = tuple(name.strip().lower() for name in names if name.strip())
+        if not all(re.fullmatch(r"\*|[a-z0-9._:-]+", name) for name in names):
+            raise PydanticCustomError("allowed_hosts", "must be names without scheme and port, or * for any")
+        return names
 
 
 class EdgeSettings(_CommonSettings):
@@ -135,3 +151,11 @@ class LargeSettings(_CommonSettings):
     api_keys: SecretStr | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS")
     api_keys_file: Path | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS_FILE")
     redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL", description="counts keys' limits together")
+
+
+def allowed_hosts(settings: EdgeSettings | LargeSettings) -> tuple[str, ...] | None:
+    """For Sites: those that are set, else any name, or None on a loopback address."""
+    if settings.allowed_hosts:
+        return settings.allowed_hosts
+    host = settings.host
+    return None if host in ("localhost", "::1") or host.startswith("127.") else ("*",)
