@@ -393,6 +393,7 @@ class RedisPolicyStore:
         self._closed = False
         self._subscription: PubSub | None = None
         self._woken_at = 0.0
+        self._flood_told = False
         ours = {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
@@ -471,7 +472,9 @@ class RedisPolicyStore:
             if subscription is None:
                 await self._subscribe()
             elif await self._flooded(subscription, timeout_s):
-                self._documents.report(CHANNEL.encode(), f"channel {CHANNEL}: it has a flood of messages, so we poll")
+                if not self._flood_told:
+                    self._flood_told = True
+                    logger.warning("A flood of messages on %s in %s: we poll instead.", CHANNEL, self._label)
                 await self._unsubscribe()
                 await asyncio.sleep(timeout_s)
         except (redis_errors.RedisError, OSError, PolicyStoreDown):
