@@ -8,16 +8,14 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, PolicyStoreDown, VersionMismatch
-from service.policy import Policy, PolicyPatch, PolicyReplacement, PolicyStore
+from service.policy import MAX_DOCUMENT_BYTES, Policy, PolicyPatch, PolicyReplacement, PolicyStore, read_document
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +55,9 @@ class LivePolicy:
         self._on_change = on_change
         self._on_store_up = on_store_up
         # Writes and rounds of the follower take turns: a round that read before a write must not act after it.
-        self._turn = asyncio.Lock()
+        self._turns = asyncio.Lock()
+        self._failures = 0
+        self._last_failure = PolicyStoreDown("")
         self._closing = False
         self._store_up: bool | None = None
         self._follower: asyncio.Task[None] | None = None
@@ -92,7 +92,8 @@ class LivePolicy:
         """Stores and takes up the policy with the patch's fields changed; an empty patch changes nothing.
 
         Raises InvalidRequest (threshold outside the range), GateDigestMismatch, VersionMismatch (not at version
-        `if_match`) or PolicyStoreDown. Without `if_match` a concurrent change is built upon, not refused.
+        `if_match`) or PolicyStoreDown, at once while the store is known to be down. Without `if_match` a concurrent
+        change is built upon, not refused.
         """
         return await self._write(self._checked(patch.changes()), updated_by=updated_by, if_match=if_match)
 
@@ -112,6 +113,7 @@ class LivePolicy:
 
         Raises NotFound when that version is not kept for this gate, or PolicyStoreDown.
         """
+        self._require_store()
         old = await self._store.get(self._name, self._gate_digest, version)
         if old is None:
             raise NotFound(f"Version {version} of this policy is not kept; the history lists those that are.")
@@ -133,7 +135,8 @@ class LivePolicy:
         return changes
 
     async def _write(self, changes: dict[str, Any], *, updated_by: str, if_match: int | None) -> Policy:
-        async with self._turn:
+        self._require_store()
+        async with self._turn():
             for attempt in range(WRITE_ATTEMPTS):
                 await self._settle()
                 current = self.snapshot
@@ -149,6 +152,24 @@ class LivePolicy:
                 await asyncio.sleep(random.uniform(0, 0.005) * attempt)
         raise PolicyStoreDown("Too many changes at once: this one was not made.", retry_after_s=1)
 
+    def _require_store(self) -> None:
+        """Raises PolicyStoreDown while the follower finds the store down: it asks about once a second."""
+        if self._store_up is False:
+            raise self._down_again()
+
+    def _down_again(self) -> PolicyStoreDown:
+        return PolicyStoreDown(self._last_failure.detail, retry_after_s=self._last_failure.retry_after_s)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Raises PolicyStoreDown if the store failed for somebody while we waited: a store that hangs costs its timeout
+        once, not once for each of those who wait."""
+        failures = self._failures
+        async with self._turns:
+            if self._failures > failures:
+                raise self._down_again()
+            yield
+
     async def _next_policy(self, current: Policy, changes: dict[str, Any], updated_by: str) -> Policy:
         version = max(await self._store.next_version(self._name), current.version + 1)
         stamp = {"version": version, "updated_at": datetime.now(UTC), "updated_by": updated_by[:100]}
@@ -157,8 +178,14 @@ class LivePolicy:
     async def _settle(self) -> None:
         """Reconciles until no other replica is faster."""
         for _ in range(WRITE_ATTEMPTS):
-            with suppress(VersionMismatch):
+            try:
                 return await self._reconcile()
+            except VersionMismatch:
+                continue
+            except PolicyStoreDown as error:
+                self._failures += 1
+                self._last_failure = error
+                raise
         raise PolicyStoreDown("Too many changes at once in the policy store.", retry_after_s=1)
 
     async def _reconcile(self) -> None:
@@ -240,9 +267,10 @@ class LivePolicy:
     async def _sync(self) -> bool:
         """One round with the store; whether it answered."""
         try:
-            async with self._turn:
+            async with self._turn():
                 await self._settle()
         except PolicyStoreDown as error:
+            self._last_failure = error
             self._report_store(False, error.detail)
             return False
         self._report_store(True, "The policy store answers.")
@@ -259,11 +287,13 @@ class LivePolicy:
         if self._last_good_path is None:
             return None
         try:
-            policy = Policy.model_validate_json(self._last_good_path.read_bytes())
+            with self._last_good_path.open("rb") as file:
+                policy = read_document(file.read(MAX_DOCUMENT_BYTES + 1))
         except FileNotFoundError:
             return None
-        except (OSError, ValidationError) as error:
-            logger.warning("The last good policy in %s is unreadable (%s).", self._last_good_path, type(error).__name__)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            logger.warning("The last good policy in %s is unreadable: %s.", self._last_good_path, why)
             return None
         return policy if policy.gate_digest == self._gate_digest else None
 

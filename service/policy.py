@@ -4,19 +4,28 @@
 (policy_store.py) keeps them. The version in force is held by live_policy.py.
 """
 
-from datetime import UTC
+import time
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 MAX_VERSION = 2**53 - 1  # the largest whole number that JSON readers and Redis scores hold exactly
+MAX_DOCUMENT_BYTES = 64 * 1024  # several times the longest policy that can be written
 
 
 def _refuse_null(value: object) -> object:
     if value is None:
         raise PydanticCustomError("null_not_allowed", "must not be null: leave the field out instead")
     return value
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("moment_out_of_range", "is before the year 1 or after 9999 in UTC") from None
 
 
 NotNull = BeforeValidator(_refuse_null)
@@ -36,7 +45,7 @@ RemoteTimeout = Annotated[
 ]
 GateDigest = Annotated[str, Field(min_length=1, max_length=200, description="what the threshold belongs to"), NotNull]
 Note = Annotated[str, Field(max_length=500, description="why, for the next person"), NotNull]
-UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Policy(BaseModel):
@@ -53,6 +62,27 @@ class Policy(BaseModel):
     note: Note = ""
     updated_at: UtcDatetime
     updated_by: Annotated[str, Field(max_length=100)]
+
+
+def highest_believable() -> int:
+    """The highest version that a store's content is believed to have: the milliseconds since 1970, as no store has had
+    more changes than that. A bound that stood still would leave no next version to who finds a policy right at it; a
+    clock that is wrong does no harm below 2**40."""
+    return max(2**40, time.time_ns() // 1_000_000)
+
+
+def read_document(document: bytes) -> Policy:
+    """A stored policy. Raises ValueError, which says what is wrong without repeating more than the name of a field."""
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise ValueError(f"it has {len(document):,} bytes, and a policy at most {MAX_DOCUMENT_BYTES:,}")
+    try:
+        policy = Policy.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))[:100]} {first['msg']}".strip()) from None
+    if policy.version > highest_believable():
+        raise ValueError("no policy has had so many versions")
+    return policy
 
 
 class PolicyPatch(BaseModel):
@@ -104,8 +134,11 @@ class PolicyReplacement(BaseModel):
 class PolicyStore(Protocol):
     """Keeps the last 1,000 versions for each (bundle name, gate digest).
 
-    A stored document that cannot be read is logged once and skipped everywhere. When the medium fails, every
-    method but `wait_for_change` and `close` raises PolicyStoreDown; so do they all after `close`.
+    A stored document that cannot be read, or whose version cannot be, is logged once and skipped everywhere; it pushes
+    no policy out. Of those that a read meets the newest 100 stay where they are, a later release may have written them;
+    the others, and what is too long for a policy, are removed. A read that meets 10,000 of them raises PolicyStoreDown
+    and the next one goes on from there. When the medium fails, every method but `wait_for_change` and `close` raises
+    PolicyStoreDown; so do they all after `close`.
     """
 
     async def latest(self, name: str, gate_digest: str) -> Policy | None:
@@ -115,13 +148,14 @@ class PolicyStore(Protocol):
         """The newest readable version for any gate of this bundle name."""
 
     async def next_version(self, name: str) -> int:
-        """One above every version of this bundle name. Not a reservation: `append` decides who gets it."""
+        """One above every believable version of this bundle name. Not a reservation: `append` decides who gets it."""
 
     async def append(self, name: str, policy: Policy, *, expected_version: int | None) -> None:
         """Stores the policy, whole or not at all.
 
         Raises VersionMismatch unless `expected_version` is what `latest` would answer (None: nothing yet) and
-        `policy.version` is above every version of this bundle name, so that two writers never share a number.
+        `policy.version` is above every believable version of this bundle name, so that two writers never share a
+        number; PolicyStoreDown for a version that would not be believed.
         """
 
     async def get(self, name: str, gate_digest: str, version: int) -> Policy | None:

@@ -10,14 +10,13 @@ import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, cast
 from urllib.parse import quote, urlsplit
 
-from pydantic import ValidationError
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import PubSub
@@ -25,15 +24,22 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.errors import PolicyStoreDown, StartupError, VersionMismatch
-from service.policy import MAX_VERSION, Policy, PolicyStore
+from service.policy import MAX_DOCUMENT_BYTES, Policy, PolicyStore, highest_believable, read_document
 from service.settings import EdgeSettings
 
 logger = logging.getLogger(__name__)
 
 VERSIONS_KEPT = 1_000
+UNREADABLE_KEPT = 100  # of those a read meets; they are read every time
+UNREADABLE_MET = 10_000  # by one read, which then gives up
+PROBLEMS_TOLD = 20
+MEMBERS_AT_ONCE = 64
+GATES_TRIED = 10_000
+MAX_DIGEST_BYTES = 800
 RETRY_AFTER_S = 2
 BUSY_TIMEOUT_S = 2.0
 CHANGE_CHECK_S = 0.1
+MESSAGES_AT_ONCE = 100  # more of them within CHANGE_CHECK_S are no changes
 CHANNEL = "gatekeeper:policy:changes"
 
 T = TypeVar("T")
@@ -43,14 +49,23 @@ _TABLE = (
     " NOT NULL CHECK (typeof(version) = 'integer'), document TEXT NOT NULL, PRIMARY KEY (name, version))"
 )
 _INDEX = "CREATE INDEX IF NOT EXISTS policy_versions_by_gate ON policy_versions (name, gate_digest, version)"
-_OF_NAME = "SELECT gate_digest, version, document FROM policy_versions WHERE name = ? "
-_OF_GATE = _OF_NAME + "AND gate_digest = ? "
-_NEWEST_FIRST = "ORDER BY version DESC"
-_INSERT = "INSERT INTO policy_versions (name, gate_digest, version, document) VALUES (?, ?, ?, ?)"
-_TRIM = (
-    "DELETE FROM policy_versions WHERE name = ?1 AND gate_digest = ?2 AND version <= (SELECT version"
-    " FROM policy_versions WHERE name = ?1 AND gate_digest = ?2 ORDER BY version DESC LIMIT 1 OFFSET ?3)"
+# As bytes, whatever the type, and no more of them than show that it is too long.
+_OF_NAME = (
+    "SELECT rowid, CAST(ifnull(gate_digest, '') AS BLOB), version, ifnull(substr(CAST(document AS BLOB), 1, ?3), '')"
+    " FROM policy_versions WHERE name = ?1 AND version BETWEEN 1 AND ?2 AND typeof(version) = 'integer' "
 )
+_OF_GATE = _OF_NAME + "AND gate_digest = ?4 "
+_NEWEST_FIRST = "ORDER BY version DESC"
+_HIGHEST = (
+    "SELECT version FROM policy_versions WHERE name = ? AND version BETWEEN 1 AND ? AND typeof(version) = 'integer'"
+    " ORDER BY version DESC LIMIT 1"
+)
+_IMPOSSIBLE = (
+    "SELECT EXISTS (SELECT 1 FROM policy_versions WHERE name = ?1 AND version < 1)"
+    " OR EXISTS (SELECT 1 FROM policy_versions WHERE name = ?1 AND version > ?2)"
+)
+_INSERT = "INSERT INTO policy_versions (name, gate_digest, version, document) VALUES (?, ?, ?, ?)"
+_TRIM = "DELETE FROM policy_versions WHERE name = ? AND gate_digest = ? AND version < ?"
 
 # In our words, the narrowest first: the server's own may repeat what it was sent, the password too.
 _REASONS: dict[type[Exception], str] = {
@@ -79,28 +94,82 @@ class _Documents:
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._reported: set[bytes] = set()
+        self._known: set[bytes] = set()
+        self._told = 0
 
     def read(self, document: bytes, gate_digest: bytes, version: float) -> Policy | None:
         """The policy, or None if the document is not one or is not what it is stored as."""
+        whose = f"version {version:.17g} of gate {gate_digest[:200]!r}"
+        if len(document) > MAX_DOCUMENT_BYTES:
+            self.report(whose.encode(), f"{whose}: it has more than {MAX_DOCUMENT_BYTES:,} bytes")
+            return None
+        fingerprint = hashlib.sha256(document + whose.encode()).digest()
+        if fingerprint in self._known:
+            return None
         try:
-            policy = Policy.model_validate_json(document)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            problem = f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
+            policy = read_document(document)
+        except ValueError as error:
+            problem = str(error)
         else:
             if (policy.gate_digest.encode(), policy.version) == (gate_digest, version):
                 return policy
             problem = "it names another gate digest or version"
-        self.report(document, f"version {version:.17g} of gate {gate_digest!r}: {problem}")
+        self._tell(fingerprint, f"{whose}: {problem}")
         return None
 
     def report(self, content: bytes, problem: str) -> None:
         """Logs the problem, unless it was reported for this content before, but not the content: it is untrusted."""
-        fingerprint = hashlib.sha256(repr((content, problem)).encode()).digest()
-        if fingerprint not in self._reported and len(self._reported) < VERSIONS_KEPT:
-            self._reported.add(fingerprint)
+        self._tell(hashlib.sha256(content).digest(), problem)
+
+    def _tell(self, fingerprint: bytes, problem: str) -> None:
+        if fingerprint in self._known:
+            return
+        if len(self._known) >= 2 * VERSIONS_KEPT:
+            self._known.clear()
+        self._known.add(fingerprint)
+        self._told += 1
+        if self._told <= PROBLEMS_TOLD:
             logger.warning("Unreadable policy in %s, %s.", self._label, problem)
+        elif self._told == PROBLEMS_TOLD + 1:
+            logger.warning("More unreadable policies in %s; no further ones are told.", self._label)
+
+
+class _Reading:
+    """One read, newest first: the policies found, and which of the unreadable entries met are to be removed."""
+
+    def __init__(self, documents: _Documents, label: str, limit: int) -> None:
+        self.found: list[Policy] = []
+        self._documents = documents
+        self._label = label
+        self._limit = limit
+        self._read: set[bytes] = set()
+        self._unreadable = 0
+
+    @property
+    def complete(self) -> bool:
+        return len(self.found) >= self._limit
+
+    def meet(self, document: bytes, gate_digest: bytes, version: float) -> bool:
+        """Whether the entry may stay."""
+        if document in self._read:
+            return True  # once more, as somebody writes while we read
+        policy = self._documents.read(document, gate_digest, version)
+        if policy is not None:
+            if not self.found or policy.version < self.found[-1].version:
+                self.found.append(policy)
+                self._read.add(document)
+                return True
+            self._documents.report(document, f"version {policy.version}: there is another one of that number")
+        self._unreadable += 1
+        if self._unreadable == UNREADABLE_KEPT + 1:
+            self._documents.report(b"too many", f"more than {UNREADABLE_KEPT} of them: all but the newest are removed")
+        return self._unreadable <= UNREADABLE_KEPT and len(document) <= MAX_DOCUMENT_BYTES
+
+    def require_readable(self) -> None:
+        """Raises PolicyStoreDown after so many unreadable entries that going on would hold up everything else."""
+        if self._unreadable >= UNREADABLE_MET:
+            detail = f"The policy store ({self._label}) is full of unreadable entries, which are being removed."
+            raise PolicyStoreDown(detail, retry_after_s=RETRY_AFTER_S)
 
 
 def _require(policy: Policy, *, latest: Policy | None, expected_version: int | None, highest: int) -> None:
@@ -110,6 +179,15 @@ def _require(policy: Policy, *, latest: Policy | None, expected_version: int | N
         raise VersionMismatch(f"The policy is at version {found}, not {expected_version}: read it again.")
     if policy.version <= highest:
         raise VersionMismatch(f"Version {policy.version} is not above {highest}, the highest: read it again.")
+
+
+def _require_believable(policy: Policy, label: str) -> None:
+    """What is stored must be read again, by this replica and all others."""
+    if policy.version > highest_believable():
+        detail = (
+            f"The policy store ({label}) holds a version so high that the next one, {policy.version}, is not due yet."
+        )
+        raise PolicyStoreDown(detail, retry_after_s=RETRY_AFTER_S)
 
 
 def _first(policies: list[Policy]) -> Policy | None:
@@ -138,12 +216,12 @@ class SqlitePolicyStore:
         return _first(await self._run(lambda database: self._read(database, 1, _OF_NAME + _NEWEST_FIRST, name)))
 
     async def next_version(self, name: str) -> int:
-        return 1 + await self._run(lambda database: _highest(database, name))
+        return 1 + await self._run(lambda database: self._highest(database, name))
 
     async def get(self, name: str, gate_digest: str, version: int) -> Policy | None:
-        if not 1 <= version <= MAX_VERSION:
+        if not 1 <= version <= highest_believable():
             return None
-        query = _OF_GATE + "AND version = ?"
+        query = _OF_GATE + "AND version = ?5"
         return _first(await self._run(lambda database: self._read(database, 1, query, name, gate_digest, version)))
 
     async def history(self, name: str, gate_digest: str, limit: int) -> list[Policy]:
@@ -205,29 +283,66 @@ class SqlitePolicyStore:
         seen, self._seen_change = self._seen_change, database.execute("PRAGMA data_version").fetchone()
         return bool(seen != self._seen_change)
 
-    def _read(self, database: sqlite3.Connection, limit: int, query: str, *values: str | int) -> list[Policy]:
-        found: list[Policy] = []
-        with closing(database.execute(query, values)) as rows:
-            for gate_digest, version, document in rows:
-                if policy := self._documents.read(document, gate_digest, version):
-                    found.append(policy)
-                if len(found) >= limit:
-                    break
-        return found
+    def _read(
+        self, database: sqlite3.Connection, limit: int, query: str, name: str, *values: str | int
+    ) -> list[Policy]:
+        """Removes what a read must not meet again, but not as part of a transaction."""
+        self._tell_of_impossible(database, name)
+        reading = _Reading(self._documents, self._label, limit)
+        surplus: list[tuple[int]] = []
+        try:
+            with closing(
+                database.execute(query, (name, highest_believable(), MAX_DOCUMENT_BYTES + 1, *values))
+            ) as rows:
+                for row, gate_digest, version, document in rows:
+                    if not reading.meet(document, gate_digest, version):
+                        surplus.append((row,))
+                        reading.require_readable()
+                    if reading.complete:
+                        break
+        finally:
+            if surplus and not database.in_transaction:
+                self._remove(database, surplus)
+        return reading.found
+
+    def _remove(self, database: sqlite3.Connection, rows: list[tuple[int]]) -> None:
+        with suppress(sqlite3.Error), _transaction(database):  # a disk that takes no writes can still be read
+            database.executemany("DELETE FROM policy_versions WHERE rowid = ?", rows)
+
+    def _highest(self, database: sqlite3.Connection, name: str) -> int:
+        self._tell_of_impossible(database, name)
+        row = database.execute(_HIGHEST, (name, highest_believable())).fetchone()
+        return int(row[0]) if row else 0
+
+    def _tell_of_impossible(self, database: sqlite3.Connection, name: str) -> None:
+        if database.execute(_IMPOSSIBLE, (name, highest_believable())).fetchone()[0]:
+            self._documents.report(f"impossible {name}".encode(), f"bundle {name!r}: it has versions that cannot be")
 
     def _append(self, database: sqlite3.Connection, name: str, policy: Policy, expected_version: int | None) -> None:
+        _require_believable(policy, self._label)
         gate = (name, policy.gate_digest)
-        database.execute("BEGIN IMMEDIATE")
-        try:
+        # Removes unreadable entries, a good many perhaps, before anybody is locked out. Who writes to this gate in
+        # between makes the claim below a false one.
+        kept = self._read(database, VERSIONS_KEPT - 1, _OF_GATE + _NEWEST_FIRST, *gate)
+        with _transaction(database):
             latest = _first(self._read(database, 1, _OF_GATE + _NEWEST_FIRST, *gate))
-            _require(policy, latest=latest, expected_version=expected_version, highest=_highest(database, name))
+            _require(policy, latest=latest, expected_version=expected_version, highest=self._highest(database, name))
             database.execute(_INSERT, (*gate, policy.version, policy.model_dump_json()))
-            database.execute(_TRIM, (*gate, VERSIONS_KEPT))
-            database.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                database.execute("ROLLBACK")
-            raise
+            if len(kept) == VERSIONS_KEPT - 1:
+                database.execute(_TRIM, (*gate, kept[-1].version))
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of it, or nothing."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
@@ -265,11 +380,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _highest(database: sqlite3.Connection, name: str) -> int:
-    row = database.execute("SELECT max(version) FROM policy_versions WHERE name = ?", (name,)).fetchone()
-    return row[0] or 0
-
-
 class RedisPolicyStore:
     """A Redis server, 6.2 or later, that any number of replicas share. A call gives up after `timeout_s`; cleaning up
     after it may take as long again."""
@@ -282,6 +392,8 @@ class RedisPolicyStore:
         self._documents = _Documents(self._label)
         self._closed = False
         self._subscription: PubSub | None = None
+        self._woken_at = 0.0
+        self._flood_told = False
         ours = {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
@@ -301,10 +413,15 @@ class RedisPolicyStore:
         return _first(await self.history(name, gate_digest, 1))
 
     async def newest(self, name: str) -> Policy | None:
+        """Of the newest 10,000 gates that the index names."""
         async with self._connected() as redis:
-            for gate_digest, _ in await self._members(redis, _index_key(name), count=16):
-                if policies := await self._history(redis, name, gate_digest, 1):
-                    return policies[0]
+            for start in range(0, GATES_TRIED, MEMBERS_AT_ONCE):
+                members = await self._members(redis, _index_key(name), start, MEMBERS_AT_ONCE)
+                for gate_digest in await self._existing(redis, name, [digest for digest, _ in members]):
+                    if policies := await self._history(redis, name, gate_digest, 1):
+                        return policies[0]
+                if len(members) < MEMBERS_AT_ONCE:
+                    break
         return None
 
     async def next_version(self, name: str) -> int:
@@ -312,21 +429,24 @@ class RedisPolicyStore:
             return 1 + await self._highest(redis, name)
 
     async def get(self, name: str, gate_digest: str, version: int) -> Policy | None:
+        if not 1 <= version <= highest_believable():
+            return None
         async with self._connected() as redis:
-            for document, score in await self._members(redis, _gate_key(name, gate_digest), version, version):
-                if policy := self._documents.read(document, gate_digest.encode(), score):
-                    return policy
-        return None
+            return _first(await self._history(redis, name, gate_digest.encode(), 1, version))
 
     async def history(self, name: str, gate_digest: str, limit: int) -> list[Policy]:
         async with self._connected() as redis:
             return await self._history(redis, name, gate_digest.encode(), limit)
 
     async def append(self, name: str, policy: Policy, *, expected_version: int | None) -> None:
-        index, gate = _index_key(name), _gate_key(name, policy.gate_digest)
+        _require_believable(policy, self._label)
+        index, gate, gate_digest = _index_key(name), _gate_key(name, policy.gate_digest), policy.gate_digest.encode()
         async with self._connected() as redis, redis.pipeline() as transaction:
+            # Before the watch, as it removes unreadable members. Who writes to this gate in between makes the claim
+            # below a false one.
+            kept = await self._history(redis, name, gate_digest, VERSIONS_KEPT - 1)
             await transaction.watch(index, gate)
-            latest = _first(await self._history(transaction, name, policy.gate_digest.encode(), 1))
+            latest = _first(await self._history(transaction, name, gate_digest, 1))
             highest = max(await self._highest(transaction, name), latest.version if latest else 0)
             _require(policy, latest=latest, expected_version=expected_version, highest=highest)
             strangers = [key for key in (index, gate) if not await self._is_ours(transaction, key)]
@@ -334,7 +454,8 @@ class RedisPolicyStore:
             for key in strangers:
                 transaction.rename(key, f"{key}:unreadable")
             transaction.zadd(gate, {policy.model_dump_json(): policy.version})
-            transaction.zremrangebyrank(gate, 0, -VERSIONS_KEPT - 1)
+            if len(kept) == VERSIONS_KEPT - 1:
+                transaction.zremrangebyscore(gate, "-inf", f"({kept[-1].version}")
             transaction.zadd(index, {policy.gate_digest: policy.version})
             transaction.publish(CHANNEL, name)
             try:
@@ -343,17 +464,36 @@ class RedisPolicyStore:
                 raise VersionMismatch("The policy was changed at the same moment: read it again.") from error
 
     async def wait_for_change(self, timeout_s: float) -> None:
-        """Woken by a message for each change; returns at once after subscribing, for what was missed until then."""
+        """Woken by a message, the first one at once and those of the next CHANGE_CHECK_S together; returns at once
+        after subscribing, for what was missed until then. A flood of messages ends the subscription and leaves the
+        caller to poll, since reading it would cost more than the polling."""
         subscription = self._subscription
         try:
             if subscription is None:
                 await self._subscribe()
-            else:
-                await subscription.get_message(timeout=timeout_s)
+            elif await self._flooded(subscription, timeout_s):
+                if not self._flood_told:
+                    self._flood_told = True
+                    logger.warning("A flood of messages on %s in %s: we poll instead.", CHANNEL, self._label)
+                await self._unsubscribe()
+                await asyncio.sleep(timeout_s)
         except (redis_errors.RedisError, OSError, PolicyStoreDown):
             await self._unsubscribe()
             # A subscription that breaks is news; one that is refused leaves the caller to poll.
             await asyncio.sleep(timeout_s if subscription is None else min(timeout_s, CHANGE_CHECK_S))
+
+    async def _flooded(self, subscription: PubSub, timeout_s: float) -> bool:
+        """Waits for a message and takes those that have come as well; whether that was a flood."""
+        clock = asyncio.get_running_loop().time
+        wake_at = clock() + timeout_s
+        await asyncio.sleep(min(timeout_s, max(0.0, self._woken_at + CHANGE_CHECK_S - clock())))
+        if await subscription.get_message(timeout=max(0.0, wake_at - clock())) is None:
+            return False
+        self._woken_at = clock()
+        for _ in range(MESSAGES_AT_ONCE):
+            if await subscription.get_message(timeout=0.0) is None:
+                return False
+        return True
 
     async def close(self) -> None:
         self._closed = True
@@ -386,35 +526,68 @@ class RedisPolicyStore:
                 await subscription.aclose()  # type: ignore[no-untyped-call]  # redis leaves it untyped
 
     async def _is_ours(self, redis: Redis, key: str) -> bool:
+        """Whether it is a sorted set, or nothing yet. Tells of versions in it that cannot be: no read meets them."""
         kind = await redis.type(key)
         if kind not in (b"zset", b"none"):
             self._documents.report(key.encode(), f"key {key!r}: it is a {kind!r}")
             return False
+        if await redis.zcount(key, f"({highest_believable()}", "+inf") or await redis.zcount(key, "-inf", "(1"):
+            self._documents.report(f"impossible {key}".encode(), f"key {key!r}: it has versions that cannot be")
         return True
 
-    async def _members(
-        self, redis: Redis, key: str, low: int = 1, high: int = MAX_VERSION, *, start: int = 0, count: int = 16
-    ) -> list[tuple[bytes, float]]:
+    async def _members(self, redis: Redis, key: str, start: int, count: int) -> list[tuple[bytes, float]]:
         """With their scores, highest first; none of a key that is not a sorted set."""
         if not await self._is_ours(redis, key):
             return []
-        members = await redis.zrevrangebyscore(key, high, low, start=start, num=count, withscores=True)
+        members = await redis.zrevrangebyscore(key, highest_believable(), 1, start=start, num=count, withscores=True)
         return cast("list[tuple[bytes, float]]", members)
 
-    async def _history(self, redis: Redis, name: str, gate_digest: bytes, limit: int) -> list[Policy]:
-        found: list[Policy] = []
-        start = 0
-        while members := await self._members(redis, _gate_key(name, gate_digest), start=start, count=limit + 4):
+    async def _existing(self, redis: Redis, name: str, gate_digests: list[bytes]) -> list[bytes]:
+        """Those gates that have anything: an index full of names of nothing must not cost a read for each."""
+        possible = [gate_digest for gate_digest in gate_digests if len(gate_digest) <= MAX_DIGEST_BYTES]
+        async with redis.pipeline(transaction=False) as pipeline:
+            for gate_digest in possible:
+                pipeline.exists(_gate_key(name, gate_digest))
+            exist = await pipeline.execute()
+        return [gate_digest for gate_digest, exists in zip(possible, exist, strict=True) if exists]
+
+    async def _history(
+        self, redis: Redis, name: str, gate_digest: bytes, limit: int, version: int | None = None
+    ) -> list[Policy]:
+        """Removes what a read must not meet again, but not as part of a transaction."""
+        key = _gate_key(name, gate_digest)
+        if not await self._is_ours(redis, key):
+            return []
+        low, high = (1, highest_believable()) if version is None else (version, version)
+        reading = _Reading(self._documents, self._label, limit)
+        start, count = 0, min(limit + 4, 16)
+        while not reading.complete:
+            found = await redis.zrevrangebyscore(key, high, low, start=start, num=count, withscores=True)
+            members = cast("list[tuple[bytes, float]]", found)
+            surplus = []
             for document, score in members:
-                if policy := self._documents.read(document, gate_digest, score):
-                    found.append(policy)
-                if len(found) >= limit:
-                    return found
-            start += len(members)
-        return found
+                if not reading.meet(document, gate_digest, score):
+                    surplus.append(document)
+                if reading.complete:
+                    break
+            removed = 0 if redis is not self._redis else await self._remove(key, surplus)
+            if len(members) < count:
+                break
+            reading.require_readable()
+            start += len(members) - removed
+            count = min(2 * count, MEMBERS_AT_ONCE)
+        return reading.found
+
+    async def _remove(self, key: str, documents: list[bytes]) -> int:
+        """How many of them are gone: a server that takes no writes can still be read."""
+        if documents:
+            with suppress(redis_errors.ResponseError):
+                await self._redis.zrem(key, *documents)
+                return len(documents)
+        return 0
 
     async def _highest(self, redis: Redis, name: str) -> int:
-        return max([int(score) for _, score in await self._members(redis, _index_key(name), count=1)], default=0)
+        return max([int(score) for _, score in await self._members(redis, _index_key(name), 0, 1)], default=0)
 
 
 def _index_key(name: str) -> str:

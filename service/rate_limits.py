@@ -270,12 +270,16 @@ async def _count(
 
 
 async def _window(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItem, name: str) -> Window:
-    """Raises ValueError for counters that are no numbers, or would never end."""
+    """Raises ValueError for counters that no counting leads to: no numbers, more than the limit, without an end."""
     storage = limiter.storage
     assert isinstance(storage, MemoryStorage | RedisStorage)
-    window = await storage.get_sliding_window(item.key_for(name), item.get_expiry())
-    if window[2] and not window[3]:
+    window_s = item.get_expiry()
+    window = await storage.get_sliding_window(item.key_for(name), window_s)
+    before, before_left_s, now, now_left_s = window
+    if now and not now_left_s:
         raise ValueError("a counter without an end")
+    if not 0 <= min(before, now) <= max(before, now) <= item.amount or max(before_left_s, now_left_s) > 2 * window_s:
+        raise ValueError("a counter above its limit, or for longer than it counts")
     return window
 
 

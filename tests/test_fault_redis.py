@@ -5,7 +5,9 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from processes import Service, admin, eventually, spawn_edge, stopping
 from redis import Redis
 from redis_server import RedisServer, free_port
 
-from service.policy import Policy
+from service.policy import MAX_VERSION, Policy
 from service.policy_store import RedisPolicyStore
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
@@ -249,6 +251,127 @@ def test_garbage(kind: str, stage: Stage, threshold: float, fault: Row) -> None:
     fault.account(load)
     what = "a key of another type" if kind == "type" else "a document that is no policy, of a higher version"
     fault.tell(f"Redis: garbage in our keys, {what}", "nothing; one line in the log")
+
+
+def calls(redis: Redis, command: str) -> int:
+    """How often the server was asked for that, by everybody."""
+    found: int = redis.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0)
+    return found
+
+
+def rounds_without_a_write(redis: Redis) -> None:
+    """The edge asks on, and writes nothing: a policy that it wrote but cannot read would be written for ever."""
+    asked, written = calls(redis, "zrevrangebyscore"), calls(redis, "zadd")
+    eventually(lambda: calls(redis, "zrevrangebyscore") > asked + 10, "ten more rounds", 20.0)
+    assert calls(redis, "zadd") == written
+
+
+@pytest.fixture
+def index(stage: Stage) -> Iterator[str]:
+    """The key of the index; garbage that is left in it goes away."""
+    key = "gatekeeper:policy:{clinc150-small}"
+    yield key
+    with stage.directly() as redis:
+        redis.zrem(key, "garbage")
+
+
+def test_garbage_of_the_highest_version(stage: Stage, threshold: float, index: str, fault: Row) -> None:
+    """A running edge is given a store that has lost the newest policy as well; then one starts among the garbage."""
+    policy = stage.admin("GET", "policy").json()
+    gate = f"{index}:{policy['gate_digest']}"
+    with Load(stage.edge.url) as load, stage.directly() as redis:
+        load.more("degraded")
+        with redis.pipeline() as transaction:
+            transaction.zadd(index, {"garbage": MAX_VERSION})
+            transaction.zadd(gate, {"garbage": MAX_VERSION})
+            transaction.zremrangebyscore(gate, policy["version"], policy["version"])
+            transaction.execute()
+        with fault.healing():
+            eventually(lambda: str(threshold) in str(redis.zrange(gate, 0, -1)), "the policy in force, given back")
+        rounds_without_a_write(redis)
+        assert stage.threshold == threshold
+        written = stage.write(0.7)
+        assert (written.status_code, written.json()["version"]) == (200, policy["version"] + 2)
+        assert stage.admin("GET", "policy/history").status_code == 200
+        assert stage.admin("POST", "policy/rollback", json={"version": MAX_VERSION}).status_code == 404
+        load.more("degraded")
+        fault.account(load)
+        redis.delete(gate)  # nothing for a new edge to go by
+        (directory := stage.edge.log.parent / "another").mkdir()
+        url = f"redis://:{PASSWORD}@127.0.0.1:{stage.redis.port}/0"
+        another = spawn_edge(directory, "http://127.0.0.1:9", REDIS_URL=url)
+        with stopping(another):
+            another.wait_ready(90.0)
+            with httpx.Client(base_url=another.url, timeout=20.0) as client:
+                assert admin(client, "PATCH", "policy", json={"threshold": 0.6}).status_code == 200
+    fault.tell(
+        "Redis: garbage of the highest version there is, and the newest policy lost; an edge starts among it",
+        "nothing; one line in the log for each key",
+    )
+
+
+def test_thousands_of_unreadable_policies(stage: Stage, threshold: float, index: str, fault: Row) -> None:
+    """They push no policy out, and are not read over and over."""
+    policy = stage.admin("GET", "policy").json()
+    gate = f"{index}:{policy['gate_digest']}"
+    versions = [stage.write(threshold).json()["version"] for _ in range(10)]
+    lines = stage.edge.log.read_text().count("nreadable polic")
+    with Load(stage.edge.url) as load, stage.directly() as redis:
+        load.more("degraded")
+        redis.zadd(gate, {b"\xff no policy %d" % number: versions[-1] + number for number in range(1, 3_001)})
+        with fault.healing():
+            eventually(lambda: redis.zcard(gate) < 3_000, "all but the newest 100 of them gone")
+        written = stage.write(threshold).json()["version"]
+        rounds_without_a_write(redis)
+        load.more("degraded", 20)
+    history = [entry["version"] for entry in stage.admin("GET", "policy/history?limit=1000").json()["versions"]]
+    assert history[:11] == [written, *versions[::-1]]
+    assert stage.threshold == threshold
+    assert stage.edge.log.read_text().count("nreadable polic") - lines <= 21
+    fault.account(load)
+    fault.tell("Redis: 3,000 unreadable policies of higher versions", "nothing; 21 lines in the log")
+
+
+def test_several_writers_while_stopped(stage: Stage, threshold: float, fault: Row) -> None:
+    """They are told together, not one after the other."""
+    with Load(stage.edge.url) as load, ThreadPoolExecutor(12) as threads:
+        stage.redis.pause()
+        began = time.monotonic()
+        answers = list(threads.map(stage.write, [0.5] * 12))
+        last_s = time.monotonic() - began
+        assert [answer.status_code for answer in answers] == [503] * 12
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+        eventually(lambda: not stage.store_up, "policy_store_up 0")
+        began = time.monotonic()
+        assert stage.write(0.5).status_code == 503
+        known_s = time.monotonic() - began
+        load.more("degraded", 20)
+        assert stage.threshold == threshold
+        stage.redis.resume()
+        with fault.healing():
+            eventually(lambda: stage.write(threshold).status_code == 200, "a write", 20.0)
+    fault.account(load)
+    sees = f"503 with Retry-After, the last after {last_s:.1f} s; once it is known to be down after {known_s:.2f} s"
+    fault.tell("Redis: stopped (SIGSTOP), 12 writes at once", sees)
+
+
+def test_flood_of_messages(stage: Stage, threshold: float, fault: Row) -> None:
+    """Messages on our channel are a reason to look, not one look each."""
+    with Load(stage.edge.url) as load, stage.directly() as redis:
+        load.more("degraded")
+        asked = calls(redis, "zrevrangebyscore")
+        for _ in range(100):
+            with redis.pipeline() as pipeline:
+                for _ in range(500):
+                    pipeline.publish("gatekeeper:policy:changes", "clinc150-small")
+                pipeline.execute()
+        load.more("degraded", 20)
+        with fault.healing():
+            eventually(lambda: stage.write(0.7).status_code == 200, "a write", 20.0)
+        assert calls(redis, "zrevrangebyscore") - asked < 500
+        load.more("degraded")
+    fault.account(load)
+    fault.tell("Redis: 50,000 messages on our channel, as fast as it takes them", "nothing; one line in the log")
 
 
 def test_down_at_start(stage: Stage, threshold: float, fault: Row) -> None:

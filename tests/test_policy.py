@@ -5,8 +5,9 @@ Real SQLite and real Redis; what a policy document may say is tested in test_pol
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from redis_server import RedisServer
 
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, PolicyStoreDown, VersionMismatch
 from service.live_policy import LivePolicy
-from service.policy import Policy, PolicyPatch, PolicyReplacement, PolicyStore
+from service.policy import MAX_VERSION, Policy, PolicyPatch, PolicyReplacement, PolicyStore
 from service.policy_store import RedisPolicyStore, SqlitePolicyStore
 
 DEADLINE_S = 5.0
@@ -60,6 +61,23 @@ class Replica(LivePolicy):
     @property
     def store_up(self) -> bool:
         return self.health[-1]
+
+
+class CountingStore(RedisPolicyStore):
+    """A store that counts how often it was asked, and how often it was written to."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        super().__init__(url, timeout_s)
+        self.asked = 0
+        self.appended = 0
+
+    async def latest(self, name: str, gate_digest: str) -> Policy | None:
+        self.asked += 1
+        return await super().latest(name, gate_digest)
+
+    async def append(self, name: str, policy: Policy, *, expected_version: int | None) -> None:
+        self.appended += 1
+        await super().append(name, policy, expected_version=expected_version)
 
 
 @asynccontextmanager
@@ -168,7 +186,20 @@ class TestStartWhileTheStoreIsDown:
             await eventually(lambda: live.store_up)
             assert await live.history(10) == [live.snapshot]
 
-    @pytest.mark.parametrize("content", [b"{", b"\xff", b"null", a_policy(9, "gate-b").model_dump_json().encode()])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"{",
+            b"\xff",
+            b"null",
+            b"[" * 60_000,
+            b'{"a": 1' + b', "a": 1' * 1_000_000 + b"}",
+            a_policy(MAX_VERSION).model_dump_json().encode(),
+            a_policy(9).model_dump_json().replace("2026-01-02T00:00:00Z", "0001-01-01T00:00:00+14:00").encode(),
+            a_policy(9, "gate-b").model_dump_json().encode(),
+        ],
+        ids=["json", "utf-8", "null", "deep", "long", "version", "moment", "another gate's"],
+    )
     async def test_a_last_good_copy_that_is_unreadable_or_anothers_is_left_alone(
         self, content: bytes, tmp_path: Path
     ) -> None:
@@ -231,6 +262,37 @@ class TestStoreFailsLater:
                 await eventually(lambda: live.store_up)
                 # The write that was given up may or may not have been made; either way both sides agree.
                 assert (await live.history(1))[0] == live.snapshot
+
+    async def test_writers_who_wait_behind_a_hung_redis_fail_with_the_first(self) -> None:
+        with RedisServer() as server:
+            store = CountingStore(server.url, 0.2)
+            async with replica(store, poll_s=60) as live:
+                server.pause()
+                asked = store.asked
+                results = await asyncio.gather(
+                    *(live.set(threshold=n / 100) for n in range(20)), return_exceptions=True
+                )
+                assert all(isinstance(result, PolicyStoreDown) and result.retry_after_s for result in results)
+                assert store.asked - asked <= 2, "the first writer, and the follower where its round came in between"
+                server.resume()
+
+    async def test_writers_do_not_wait_for_a_redis_that_is_known_to_be_down(self) -> None:
+        with RedisServer() as server:
+            store = CountingStore(server.url, 0.2)
+            async with replica(store) as live:
+                server.pause()
+                await eventually(lambda: not live.store_up)
+                asked = store.asked
+                writes = [live.set(threshold=0.8), live.rollback(1, updated_by="operator")]
+                writes.append(live.replace(PolicyReplacement(threshold=0.8), updated_by="operator", if_match=1))
+                for write in writes:
+                    with pytest.raises(PolicyStoreDown, match="in time") as caught:
+                        await write
+                    assert caught.value.retry_after_s
+                assert store.asked == asked, "no writer asked, and none let the follower have a turn"
+                server.resume()
+                await eventually(lambda: live.store_up)
+                assert (await live.set(threshold=0.8)).threshold == 0.8
 
     async def test_a_store_that_fell_back_is_given_the_newer_policy(
         self, redis_store: Callable[[], PolicyStore], redis: Redis
@@ -311,6 +373,81 @@ class TestStoreFailsLater:
             two._on_change = two.changes.append
             policy = await one.set(threshold=0.8)
             await eventually(lambda: two.changes[-1] == policy)
+
+
+class TestGarbage:
+    """Whatever a store contains, the policy goes on, can be changed and is followed."""
+
+    @pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
+    async def test_an_index_entry_of_the_highest_version_starts_no_loop(
+        self, lost: bool, shared_redis: RedisServer, redis: Redis
+    ) -> None:
+        """What was written back under a number that nobody reads was written back again at once, and for ever."""
+        store = CountingStore(shared_redis.url, 1.0)
+        async with replica(store, poll_s=0.02) as live:
+            policy = await live.set(threshold=0.8)
+            async with redis.pipeline() as transaction:
+                transaction.zadd(INDEX_KEY, {"garbage": MAX_VERSION})
+                if lost:
+                    transaction.zremrangebyscore(GATE_KEY, policy.version, policy.version)
+                await transaction.execute()
+            asked, appended = store.asked, store.appended
+            await eventually(lambda: store.asked > asked + 20)
+            assert store.appended - appended <= lost
+            assert (await live.history(1))[0] == live.snapshot
+            after = await live.set(threshold=0.7)
+            assert policy.version < after.version <= policy.version + 2
+
+    async def test_a_start_among_garbage_of_the_highest_version(
+        self, redis_store: Callable[[], PolicyStore], redis: Redis
+    ) -> None:
+        await redis.zadd(INDEX_KEY, {"garbage": MAX_VERSION})
+        await redis.zadd(GATE_KEY, {"garbage": MAX_VERSION, a_policy(MAX_VERSION).model_dump_json(): MAX_VERSION})
+        async with replica(redis_store()) as live:
+            assert (live.snapshot.version, live.health) == (1, [True])
+            assert (await live.set(threshold=0.8)).version == 2
+
+    async def test_thousands_of_unreadable_policies_start_no_loop_and_cost_no_history(
+        self, shared_redis: RedisServer, redis: Redis
+    ) -> None:
+        """Trimming counted them, and so removed what had just been written."""
+        store = CountingStore(shared_redis.url, 5.0)
+        async with replica(store, poll_s=0.02) as live:
+            for number in range(10):
+                await live.set(threshold=number / 10)
+            await redis.zadd(GATE_KEY, {f"garbage {number}": 1_000 + number for number in range(3_000)})
+            policy = await live.set(threshold=0.95)
+            asked, appended = store.asked, store.appended
+            await eventually(lambda: store.asked > asked + 20)
+            assert store.appended == appended
+            assert live.snapshot == policy
+            assert len(await live.history(100)) == 12
+            assert (await live.rollback(3, updated_by="operator")).threshold == 0.1
+
+    @pytest.mark.parametrize(
+        "document", ["garbage", a_policy(MAX_VERSION).model_dump_json()], ids=["garbage", "policy"]
+    )
+    async def test_every_call_goes_past_a_version_that_cannot_be(
+        self, open_store: Callable[[], PolicyStore], document: str
+    ) -> None:
+        async with replica(open_store(), poll_s=0.02) as live:
+            store = live._store
+            if isinstance(store, RedisPolicyStore):
+                await store._redis.zadd(GATE_KEY, {document: MAX_VERSION})
+                await store._redis.zadd(INDEX_KEY, {"gate-a": MAX_VERSION})
+            else:
+                assert isinstance(store, SqlitePolicyStore)
+                with closing(sqlite3.connect(store._path)) as database, database:
+                    values = ("bundle", "gate-a", MAX_VERSION, document)
+                    database.execute("INSERT INTO policy_versions VALUES (?, ?, ?, ?)", values)
+            assert (await live.set(threshold=0.8)).version == 2
+            replacement = PolicyReplacement(threshold=0.7)
+            assert (await live.replace(replacement, updated_by="operator", if_match=2)).version == 3
+            assert (await live.rollback(2, updated_by="operator")).threshold == 0.8
+            assert live.proposed(PolicyPatch(threshold=0.6)).threshold == 0.6
+            assert [policy.version for policy in await live.history(10)] == [4, 3, 2, 1]
+            with pytest.raises(NotFound):
+                await live.rollback(MAX_VERSION, updated_by="operator")
 
 
 async def eventually_stored(redis: Redis, *policies: Policy) -> None:

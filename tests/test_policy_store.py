@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,22 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis_server import RedisServer, find_redis_server, free_port
 
+from service import policy_store
 from service.errors import PolicyStoreDown, StartupError, VersionMismatch
-from service.policy import MAX_VERSION, Policy, PolicyPatch, PolicyReplacement, PolicyStore
+from service.policy import (
+    MAX_DOCUMENT_BYTES,
+    MAX_VERSION,
+    Policy,
+    PolicyPatch,
+    PolicyReplacement,
+    PolicyStore,
+    highest_believable,
+)
 from service.policy_store import (
+    CHANNEL,
+    MESSAGES_AT_ONCE,
+    PROBLEMS_TOLD,
+    UNREADABLE_KEPT,
     VERSIONS_KEPT,
     RedisPolicyStore,
     SqlitePolicyStore,
@@ -41,9 +55,18 @@ def a_policy(version: int, gate_digest: str = "gate-a", **fields: Any) -> Policy
 class Medium:
     """One kind of store, and the way around it to plant what no store would write."""
 
-    def __init__(self, open_store: Callable[[], PolicyStore], plant: Callable[[str, str, int, bytes], Awaitable[None]]):
+    def __init__(
+        self,
+        open_store: Callable[[], PolicyStore],
+        plant_many: Callable[[str, str, list[tuple[int, bytes]]], Awaitable[None]],
+        count: Callable[[str, str], Awaitable[int]],
+    ) -> None:
         self.open_store = open_store
-        self.plant = plant
+        self.plant_many = plant_many
+        self.count = count
+
+    async def plant(self, name: str, gate_digest: str, version: int, document: bytes) -> None:
+        await self.plant_many(name, gate_digest, [(version, document)])
 
 
 @pytest.fixture(scope="session")
@@ -62,23 +85,37 @@ async def redis_url(shared_redis: RedisServer) -> str:
 
 
 def redis_medium(url: str) -> Medium:
-    async def plant(name: str, gate_digest: str, version: int, document: bytes) -> None:
-        async with Redis.from_url(url) as redis:
-            key = f"gatekeeper:policy:{{{name}}}:{gate_digest}"
-            await redis.zremrangebyscore(key, version, version)
-            await redis.zadd(key, {document: version})
+    async def plant_many(name: str, gate_digest: str, entries: list[tuple[int, bytes]]) -> None:
+        async with Redis.from_url(url) as redis, redis.pipeline() as pipeline:
+            for version, document in entries:
+                pipeline.zremrangebyscore(gate_key(name, gate_digest), version, version)
+                pipeline.zadd(gate_key(name, gate_digest), {document: version})
+            await pipeline.execute()
 
-    return Medium(lambda: RedisPolicyStore(url, 1.0), plant)
+    async def count(name: str, gate_digest: str) -> int:
+        async with Redis.from_url(url) as redis:
+            return int(await redis.zcard(gate_key(name, gate_digest)))
+
+    return Medium(lambda: RedisPolicyStore(url, 5.0), plant_many, count)
+
+
+def gate_key(name: str, gate_digest: str) -> str:
+    return f"gatekeeper:policy:{{{name}}}:{gate_digest}"
 
 
 def sqlite_medium(path: Path) -> Medium:
-    async def plant(name: str, gate_digest: str, version: int, document: bytes) -> None:
+    async def plant_many(name: str, gate_digest: str, entries: list[tuple[int, bytes]]) -> None:
         insert = "INSERT OR REPLACE INTO policy_versions (name, gate_digest, version, document) VALUES (?, ?, ?, ?)"
         with sqlite3.connect(path) as database:
-            database.execute(insert, (name, gate_digest, version, document))
+            database.executemany(insert, [(name, gate_digest, *entry) for entry in entries])
         database.close()
 
-    return Medium(lambda: SqlitePolicyStore(path), plant)
+    async def count(name: str, gate_digest: str) -> int:
+        query = "SELECT count(*) FROM policy_versions WHERE name = ? AND gate_digest = ?"
+        with closing(sqlite3.connect(path)) as database:
+            return int(database.execute(query, (name, gate_digest)).fetchone()[0])
+
+    return Medium(lambda: SqlitePolicyStore(path), plant_many, count)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -148,6 +185,18 @@ class TestDocuments:
             a_policy(1, updated_at="2026-01-02T03:00:00")
 
 
+def documents(versions: range) -> list[tuple[int, bytes]]:
+    return [(version, a_policy(version).model_dump_json().encode()) for version in versions]
+
+
+def garbage(versions: range) -> list[tuple[int, bytes]]:
+    return [(version, b"garbage %d" % version) for version in versions]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "nreadable" in record.message]
+
+
 class TestContract:
     """What holds for every store."""
 
@@ -182,6 +231,8 @@ class TestContract:
             a_policy(3).model_dump_json().encode(),
             a_policy(2, "gate-b").model_dump_json().encode(),
             a_policy(2).model_dump_json()[:-1].encode() + b', "from_the_future": 1}',
+            a_policy(2).model_dump_json().replace("2026-01-02T00:00:00Z", "0001-01-01T00:00:00+14:00").encode(),
+            a_policy(2).model_dump_json()[:-1].encode() + b', "a": 1' * MAX_DOCUMENT_BYTES + b"}",
         ],
     )
     async def test_an_unreadable_document_is_skipped_logged_once_and_written_past(
@@ -200,6 +251,90 @@ class TestContract:
         version = await store.next_version("bundle")
         await store.append("bundle", a_policy(version), expected_version=1)
         assert await store.latest("bundle", "gate-a") == a_policy(version)
+
+    @pytest.mark.parametrize(
+        "version", [MAX_VERSION, MAX_VERSION - 1, 2**53 - 2**20, 2**52, 10**14, 2**62, 0, -1, -(2**60)]
+    )
+    @pytest.mark.parametrize("readable", [False, True])
+    async def test_a_version_that_cannot_be_is_ignored_and_told_once(
+        self, store: PolicyStore, medium: Medium, version: int, readable: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.append("bundle", a_policy(1), expected_version=None)
+        text = a_policy(1).model_dump_json().replace('"version":1', f'"version":{version}') if readable else "garbage"
+        await medium.plant("bundle", "gate-a", version, text.encode())
+        for number in range(1, 4):
+            assert await store.latest("bundle", "gate-a") == a_policy(number)
+            assert await store.newest("bundle") == a_policy(number)
+            assert await store.get("bundle", "gate-a", version) is None
+            assert await store.next_version("bundle") == number + 1
+            await store.append("bundle", a_policy(number + 1), expected_version=number)
+        assert await store.history("bundle", "gate-a", 10) == [a_policy(number) for number in (4, 3, 2, 1)]
+        assert len(warnings(caplog)) == 1
+        assert "versions that cannot be" in caplog.text
+
+    async def test_above_the_highest_believable_version_there_is_soon_a_next_one(
+        self, store: PolicyStore, medium: Medium
+    ) -> None:
+        await store.append("bundle", a_policy(1), expected_version=None)
+        version = highest_believable()
+        await medium.plant("bundle", "gate-a", version, a_policy(version).model_dump_json().encode())
+        assert await store.latest("bundle", "gate-a") == a_policy(version)
+        with pytest.raises(PolicyStoreDown, match="not due yet"):
+            await store.append("bundle", a_policy(MAX_VERSION), expected_version=version)
+        async with asyncio.timeout(DEADLINE_S):
+            while await store.latest("bundle", "gate-a") == a_policy(version):
+                with suppress(PolicyStoreDown):
+                    await store.append("bundle", a_policy(version + 1), expected_version=version)
+        assert await store.history("bundle", "gate-a", 2) == [a_policy(version + 1), a_policy(version)]
+
+    async def test_unreadable_entries_push_no_policy_out(
+        self, store: PolicyStore, medium: Medium, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.append("bundle", a_policy(1), expected_version=None)
+        await medium.plant_many("bundle", "gate-a", documents(range(2, VERSIONS_KEPT + 1)))
+        await medium.plant_many("bundle", "gate-a", garbage(range(10_001, 13_001)))
+        assert await store.latest("bundle", "gate-a") == a_policy(VERSIONS_KEPT)
+        assert await medium.count("bundle", "gate-a") == VERSIONS_KEPT + UNREADABLE_KEPT, "nobody meets them again"
+        history = await store.history("bundle", "gate-a", 2 * VERSIONS_KEPT)
+        assert [policy.version for policy in history] == list(range(VERSIONS_KEPT, 0, -1))
+        version = max(13_001, await store.next_version("bundle"))
+        await store.append("bundle", a_policy(version), expected_version=VERSIONS_KEPT)
+        history = await store.history("bundle", "gate-a", 2 * VERSIONS_KEPT)
+        assert [policy.version for policy in history] == [version, *range(VERSIONS_KEPT, 1, -1)]
+        assert await store.get("bundle", "gate-a", 2) == a_policy(2)
+        assert 1 < len(warnings(caplog)) <= PROBLEMS_TOLD + 1
+
+    async def test_unreadable_entries_below_the_newest_policy_are_not_read_twice(
+        self, store: PolicyStore, medium: Medium
+    ) -> None:
+        await store.append("bundle", a_policy(1), expected_version=None)
+        await medium.plant_many("bundle", "gate-a", garbage(range(2, 3_002)))
+        await medium.plant_many("bundle", "gate-a", documents(range(3_002, 3_003)))
+        assert [policy.version for policy in await store.history("bundle", "gate-a", 10)] == [3_002, 1]
+        assert await medium.count("bundle", "gate-a") == UNREADABLE_KEPT + 2
+
+    async def test_a_store_full_of_garbage_is_cleared_by_one_read_after_the_other(
+        self, store: PolicyStore, medium: Medium, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(policy_store, "UNREADABLE_MET", 1_000)
+        await store.append("bundle", a_policy(1), expected_version=None)
+        await medium.plant_many("bundle", "gate-a", garbage(range(2, 3_002)))
+        for _ in range(3):
+            with pytest.raises(PolicyStoreDown, match="full of unreadable entries") as caught:
+                await store.latest("bundle", "gate-a")
+            assert caught.value.retry_after_s
+        assert await store.latest("bundle", "gate-a") == a_policy(1)
+
+    async def test_what_is_too_long_for_a_policy_is_removed_at_sight_and_the_rest_of_a_few_stays(
+        self, store: PolicyStore, medium: Medium, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.append("bundle", a_policy(1), expected_version=None)
+        long = [(version, b"%d" % version + b"x" * 2**20) for version in range(2, 12)]
+        await medium.plant_many("bundle", "gate-a", long + garbage(range(12, 15)))
+        for _ in range(3):
+            assert await store.latest("bundle", "gate-a") == a_policy(1)
+        assert await medium.count("bundle", "gate-a") == 1 + 3
+        assert len(warnings(caplog)) == 13
 
     async def test_nothing_is_found_in_an_empty_store(self, store: PolicyStore) -> None:
         assert await store.latest("bundle", "gate-a") is None
@@ -238,26 +373,13 @@ class TestContract:
     async def test_a_thousand_versions_are_kept_for_each_gate(self, store: PolicyStore, medium: Medium) -> None:
         await store.append("bundle", a_policy(1, "gate-b"), expected_version=None)
         await store.append("bundle", a_policy(2), expected_version=None)
-        await self._plant_many(medium, store, range(3, VERSIONS_KEPT + 2))
+        await medium.plant_many("bundle", "gate-a", documents(range(3, VERSIONS_KEPT + 2)))
         for version in range(VERSIONS_KEPT + 2, VERSIONS_KEPT + 5):
             await store.append("bundle", a_policy(version), expected_version=version - 1)
         history = await store.history("bundle", "gate-a", 2 * VERSIONS_KEPT)
         assert [policy.version for policy in history] == list(range(VERSIONS_KEPT + 4, 4, -1))
         assert await store.get("bundle", "gate-a", 4) is None
         assert await store.latest("bundle", "gate-b") == a_policy(1, "gate-b")
-
-    async def _plant_many(self, medium: Medium, store: PolicyStore, versions: range) -> None:
-        documents = [(version, a_policy(version).model_dump_json()) for version in versions]
-        if isinstance(store, SqlitePolicyStore):
-            insert = (
-                "INSERT INTO policy_versions (name, gate_digest, version, document) VALUES ('bundle', 'gate-a', ?, ?)"
-            )
-            with sqlite3.connect(store._path) as database:
-                database.executemany(insert, documents)
-            database.close()
-        elif isinstance(store, RedisPolicyStore):
-            members = {document: version for version, document in documents}
-            await store._redis.zadd("gatekeeper:policy:{bundle}:gate-a", members)
 
     async def test_of_many_simultaneous_writers_one_wins_each_version(self, medium: Medium) -> None:
         stores = [medium.open_store() for _ in range(4)]
@@ -413,6 +535,35 @@ class TestSqlite:
         reopened = SqlitePolicyStore(path)
         assert await reopened.latest("bundle", "gate-a") == a_policy(1)
         await reopened.close()
+
+    @pytest.mark.parametrize("constraint", ["NOT NULL CHECK (typeof(version) = 'integer')", ""])
+    async def test_values_of_any_type_in_our_table_are_no_policies(self, tmp_path: Path, constraint: str) -> None:
+        """The second table is what somebody else may have made before us."""
+        text = a_policy(2).model_dump_json()
+        values: list[tuple[Any, Any, Any]] = [
+            ("gate-a", 2**63 - 1, text),
+            ("gate-a", 3, text.encode()),
+            (b"gate-a", 4, text),
+            ("gate-a", 5, 5),
+            ("gate-a", 6, ""),
+            ("gate-a", 7, "\ud800".encode("utf-8", "surrogatepass")),
+        ]
+        if not constraint:
+            values += [("gate-a", version, text) for version in (None, "a", b"a", 2.5, float("inf"), "9" * 30)]
+            values += [(None, 8, text), (7, 9, None), (2.5, 10, b"")]
+        with closing(sqlite3.connect(tmp_path / "policy.db")) as database, database:
+            columns = f"name, gate_digest, version {constraint}, document, UNIQUE (name, version)"
+            database.execute(f"CREATE TABLE policy_versions ({columns})")
+            insert = "INSERT INTO policy_versions (name, gate_digest, version, document) VALUES ('bundle', ?, ?, ?)"
+            database.executemany(insert, values)
+        store = SqlitePolicyStore(tmp_path / "policy.db")
+        assert await store.history("bundle", "gate-a", 10) == []
+        assert await store.newest("bundle") is None
+        version = await store.next_version("bundle")
+        await store.append("bundle", a_policy(version), expected_version=None)
+        assert await store.latest("bundle", "gate-a") == a_policy(version) == await store.newest("bundle")
+        assert await store.get("bundle", "gate-a", version) == a_policy(version)
+        await store.close()
 
     async def test_policies_survive_a_restart(self, tmp_path: Path) -> None:
         for version in (1, 2):
@@ -604,6 +755,92 @@ class TestRedis:
             assert await store.newest("bundle") == a_policy(1)
         await store.close()
 
+    async def test_an_index_entry_that_cannot_be_is_ignored_and_told_once(
+        self, redis_url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = RedisPolicyStore(redis_url, 1.0)
+        async with Redis.from_url(redis_url) as redis:
+            await redis.zadd("gatekeeper:policy:{bundle}", {"garbage": MAX_VERSION})
+        for version in (1, 2, 3):
+            assert await store.next_version("bundle") == version
+            await store.append("bundle", a_policy(version), expected_version=version - 1 or None)
+            assert await store.newest("bundle") == a_policy(version)
+        assert len(warnings(caplog)) == 1
+        assert "versions that cannot be" in caplog.text
+        await store.close()
+
+    async def test_an_index_full_of_gates_that_are_not_there_hides_none_that_is(self, redis_url: str) -> None:
+        store = RedisPolicyStore(redis_url, 5.0)
+        await store.append("bundle", a_policy(1), expected_version=None)
+        async with Redis.from_url(redis_url) as redis:
+            await redis.zadd(
+                "gatekeeper:policy:{bundle}", {f"garbage {number}": 1_000 + number for number in range(3_000)}
+            )
+            await redis.zadd("gatekeeper:policy:{bundle}", {b"x" * 2**20: 5_000, b"\xff": 5_001})
+        assert await store.newest("bundle") == a_policy(1)
+        assert await store.next_version("bundle") == 5_002
+        await store.close()
+
+    async def test_two_documents_of_one_version_are_one(self, redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+        store = RedisPolicyStore(redis_url, 1.0)
+        async with Redis.from_url(redis_url) as redis:
+            twins = {a_policy(7, note=note).model_dump_json(): 7 for note in ("a", "b")}
+            await redis.zadd(gate_key("bundle", "gate-a"), {a_policy(6).model_dump_json(): 6} | twins)
+        assert await store.history("bundle", "gate-a", 10) == [a_policy(7, note="b"), a_policy(6)]
+        assert await store.get("bundle", "gate-a", 7) == a_policy(7, note="b")
+        assert "there is another one of that number" in caplog.text
+        await store.close()
+
+    async def test_a_version_is_found_among_thousands_of_unreadable_ones_of_its_number(self, redis_url: str) -> None:
+        store = RedisPolicyStore(redis_url, 5.0)
+        await store.append("bundle", a_policy(1), expected_version=None)
+        async with Redis.from_url(redis_url) as redis:
+            await redis.zadd(gate_key("bundle", "gate-a"), {f"~{number}": 1 for number in range(3_000)})
+        assert await store.get("bundle", "gate-a", 1) == a_policy(1)
+        await store.close()
+
+    async def test_policies_among_garbage_are_read_where_nothing_can_be_removed(
+        self, shared_redis: RedisServer, redis_url: str
+    ) -> None:
+        medium = redis_medium(redis_url)
+        await medium.plant_many("bundle", "gate-a", documents(range(1, 4)) + garbage(range(4, 3_004)))
+        with RedisServer(None, "--replicaof", "127.0.0.1", str(shared_redis.port)) as replica:
+            store = RedisPolicyStore(replica.url, 5.0)
+            assert await until(lambda: answers(store)) == a_policy(3)
+            assert len(await store.history("bundle", "gate-a", 10)) == 3
+            await store.close()
+
+    async def test_messages_that_come_together_wake_once(self, redis_url: str) -> None:
+        store = RedisPolicyStore(redis_url, 1.0)
+        await store.wait_for_change(DEADLINE_S)  # subscribes
+        async with Redis.from_url(redis_url) as redis:
+            await publish(redis, MESSAGES_AT_ONCE - 1)
+            await asyncio.wait_for(store.wait_for_change(60), DEADLINE_S)
+            waiting = asyncio.create_task(store.wait_for_change(60))
+            await asyncio.wait([waiting], timeout=0.3)
+            assert not waiting.done()
+            await publish(redis, 1)
+            await asyncio.wait_for(waiting, DEADLINE_S)
+        await store.close()
+
+    async def test_a_flood_of_messages_ends_the_subscription_until_the_next_round(
+        self, redis_url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = RedisPolicyStore(redis_url, 1.0)
+        async with Redis.from_url(redis_url) as redis:
+            for _ in range(3):
+                await store.wait_for_change(DEADLINE_S)
+                assert await redis.pubsub_numsub(CHANNEL) == [(CHANNEL.encode(), 1)]
+                await publish(redis, 10 * MESSAGES_AT_ONCE)
+                await store.wait_for_change(0.2)
+                assert store._subscription is None
+            await store.wait_for_change(DEADLINE_S)
+            waiting = asyncio.create_task(store.wait_for_change(60))
+            await publish(redis, 1)
+            await asyncio.wait_for(waiting, DEADLINE_S)
+        assert caplog.text.count("flood of messages") == 1
+        await store.close()
+
     async def test_a_lost_index_is_made_again(self, redis_url: str) -> None:
         """As when the server evicts one key of two."""
         store = RedisPolicyStore(redis_url, 1.0)
@@ -618,6 +855,14 @@ class TestRedis:
 
     def test_the_server_is_found(self) -> None:
         assert find_redis_server().is_file()
+
+
+async def publish(redis: Redis, messages: int) -> None:
+    """All of them at the same moment."""
+    async with redis.pipeline() as transaction:
+        for _ in range(messages):
+            transaction.publish(CHANNEL, "bundle")
+        await transaction.execute()
 
 
 async def answers(store: PolicyStore) -> Policy | None:

@@ -209,6 +209,34 @@ async def test_garbage_in_our_keys_is_deleted(running: RedisServer, quick_probes
         assert not await passes(limits, who, 2)
 
 
+@pytest.mark.parametrize("which", ["", "/-1"], ids=["now", "before"])
+@pytest.mark.parametrize(
+    "value", ["inf", "-inf", "nan", "1e308", "-1e308", "9" * 30, "9" * 400, "9" * 5_000, "-5", "0x10", "", "\x00"]
+)
+async def test_whatever_our_keys_hold_no_request_fails_and_none_is_shut_out(
+    running: RedisServer, quick_probes: None, which: str, value: str
+) -> None:
+    who = caller(f"absurd{which[1:]}-{value[:5]}-{len(value)}")
+    async with opened(running.url) as limits, Redis.from_url(running.url) as redis:
+        await limits.spend(who, 1)
+        (key,) = [key async for key in redis.scan_iter(f"gatekeeper:limits:*{who.name}*")]
+        for lasting_ms in (3_600_000, 2**53):
+            await redis.set(key + which.encode(), value, px=lasting_ms)
+            async with asyncio.timeout(5.0):
+                while not await passes(limits, who):
+                    await asyncio.sleep(0.005)
+
+
+async def test_a_counter_that_outlives_its_window_is_deleted(running: RedisServer, quick_probes: None) -> None:
+    """It would refuse the key for as long."""
+    who = caller("until-the-sun-is-cold")
+    async with opened(running.url) as limits, Redis.from_url(running.url) as redis:
+        await limits.spend(who, 10)
+        (key,) = [key async for key in redis.scan_iter(f"gatekeeper:limits:*{who.name}*")]
+        await redis.pexpire(key, 2**53)
+        assert await passes(limits, who, 10)
+
+
 async def test_a_read_only_redis_is_a_redis_that_is_down(quick_probes: None) -> None:
     heard = Heard()
     with RedisServer() as server:
