@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import admin, classify, console, docs, health
+from service.api.body import Intake
 from service.api.problems import install_problems, refusal
 from service.api.shared import SharedDocument
 from service.errors import StartupError
@@ -71,6 +72,8 @@ def _create(
             try:
                 runtime = app.state.runtime = await stack.enter_async_context(open_runtime())
                 app.state.exposition = SharedDocument(runtime.metrics.exposition)
+                # One body of the greatest length must always fit.
+                app.state.intake = Intake(max(settings.max_receive_bytes, runtime.max_body_bytes))
                 # torch and transformers leave a million objects; a full collection over them stops the loop for 150 ms.
                 gc.collect()
                 gc.freeze()

@@ -32,6 +32,9 @@ class _CommonSettings(BaseSettings):
     max_body_bytes: int | None = Field(
         None, ge=1_024, le=256 * 1024 * 1024, description="default: 4 MiB for texts, 32 MiB for images"
     )
+    max_receive_bytes: int = Field(
+        128 * 1024 * 1024, ge=1_024, le=2**40, description="of all bodies on their way; above: 429. At least a body"
+    )
     max_image_pixels: int = Field(16_000_000, ge=1, le=64_000_000, description="a larger image is 413, not unpacked")
     decode_threads: int = Field(1, ge=1, le=64, description="images unpacked at once")
     max_decode_queue_bytes: int = Field(

@@ -244,6 +244,35 @@ def test_half_a_body_then_gone(edge: Service, fault: Row) -> None:
     fault.tell("clients: 50 leave in the middle of a body", "others nothing; counted as client-gone")
 
 
+def test_large_bodies(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream, fault: Row) -> None:
+    """Large bodies that stay unfinished hold no more memory than a setting says; small requests are not touched."""
+    settings = {"MAX_BODY_BYTES": "262144", "MAX_RECEIVE_BYTES": "1048576", "CLIENT_TIMEOUT_S": "30"}
+    edge = spawn_edge(tmp_path_factory.mktemp("large-bodies"), upstream.url, **settings)
+    most = b"POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: 250000\r\n\r\n" + b" " * 249_999
+    with stopping(edge):
+        edge.wait_ready(90.0)
+        with Load(edge.url) as load:
+            load.more("deferred")
+            with connections(edge, 12, most) as opened:
+                eventually(lambda: rejected(edge, "overloaded") >= 8, "those that are too much are refused", 15.0)
+                load.more("deferred")
+                assert sum(b"429 Too Many" in answered(connection) for connection in opened) == 8
+            with fault.healing(), connections(edge, 1, most) as (one,):
+                one.sendall(b"{")
+                assert answered(one, patience_s=10.0).startswith(b"HTTP/1.1 400")
+    fault.account(load)
+    sees = "those above max_receive_bytes (1 MiB here) 429 with Retry-After; small requests nothing"
+    fault.tell("clients: 12 large bodies that stay unfinished", sees)
+
+
+def answered(connection: socket.socket, patience_s: float = 0.2) -> bytes:
+    """What has come, or nothing."""
+    connection.settimeout(patience_s)
+    with suppress(TimeoutError, ConnectionError):
+        return connection.recv(4_096)
+    return b""
+
+
 def test_not_reading(edge: Service, fault: Row) -> None:
     """A client that asks for much and reads nothing is closed, and holds no more than what it asked for once."""
     files, memory = open_files(edge), resident_bytes(edge)

@@ -5,13 +5,14 @@ ASGI, because Starlette's Request and Headers would cost the hot route more than
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from pydantic_core import ErrorDetails
 from starlette.types import Receive, Scope
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
-from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
+from service.errors import ClientGone, InvalidRequest, MalformedRequest, Overloaded, TooLarge, UnsupportedMediaType
 
 Headers = dict[bytes, bytes]
 SMALL_DOCUMENT = 256  # values in a body that lists no items
@@ -19,32 +20,71 @@ MAX_NAME_CHARS = 100
 UNION_TAGS = frozenset({"text", "texts", "one_image", "more_images"})
 
 
+class Intake:
+    """What all bodies on their way hold in memory together: a connection may be one of thousands."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.bytes = 0
+
+    def take(self, size: int) -> None:
+        """Raises Overloaded above the limit."""
+        self.bytes += size
+        if self.bytes > self._max_bytes:
+            raise Overloaded("too many large bodies are on their way at once: try again", retry_after_s=1)
+
+    def release(self, size: int) -> None:
+        self.bytes -= size
+
+
 def headers_of(scope: Scope) -> Headers:
     """By name in lower case, as servers send them; of a repeated header the last."""
     return dict(scope["headers"])
 
 
-async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body. Raises TooLarge (unread where its length is announced), UnsupportedMediaType or ClientGone."""
+async def read_body(headers: Headers, receive: Receive, max_bytes: int, intake: Intake) -> bytes:
+    """The whole body.
+
+    Raises TooLarge (unread where its length is announced), UnsupportedMediaType, ClientGone or Overloaded.
+    """
     _check_headers(headers, max_bytes)
-    chunks, size, more = [], 0, True
-    while more:
-        chunk, more = await _next_chunk(receive)
-        size += len(chunk)
-        _check_size(size, max_bytes)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    chunk, more = await _next_chunk(receive)
+    if not more:  # nearly always
+        _check_size(len(chunk), max_bytes)
+        return chunk
+    rest = [piece async for piece in _chunks(chunk, receive, max_bytes, intake)]
+    return b"".join(rest)
 
 
-async def body_chunks(headers: Headers, receive: Receive, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body as it arrives. Raises as read_body does, for which this would be too slow by a generator."""
+async def body_chunks(
+    headers: Headers, receive: Receive, max_bytes: int, intake: Intake
+) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives. Raises as read_body does."""
     _check_headers(headers, max_bytes)
-    size, more = 0, True
-    while more:
-        chunk, more = await _next_chunk(receive)
-        size += len(chunk)
-        _check_size(size, max_bytes)
+    chunk, more = await _next_chunk(receive)
+    if not more:
+        _check_size(len(chunk), max_bytes)
         yield chunk
+        return
+    async with aclosing(_chunks(chunk, receive, max_bytes, intake)) as chunks:
+        async for piece in chunks:
+            yield piece
+
+
+async def _chunks(first: bytes, receive: Receive, max_bytes: int, intake: Intake) -> AsyncGenerator[bytes, None]:
+    """A body of several pieces, of which the first is there."""
+    size, chunk, more = 0, first, True
+    try:
+        while True:
+            size += len(chunk)
+            intake.take(len(chunk))
+            _check_size(size, max_bytes)
+            yield chunk
+            if not more:
+                return
+            chunk, more = await _next_chunk(receive)
+    finally:
+        intake.release(size)
 
 
 async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import Headers, headers_of, parse_json, read_body
+from service.api.body import Headers, Intake, headers_of, parse_json, read_body
 from service.api.callers import GUARDED, authenticated
 from service.api.document import complete
 from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
@@ -166,7 +166,7 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
         runtime.batcher.admit(1, deadline)
         hops = _hops(headers)
         read = _read_texts if runtime.decoder is None else _read_images
-        inputs, items, parameters, truncated = await read(headers, receive, runtime)
+        inputs, items, parameters, truncated = await read(headers, receive, runtime, scope["app"].state.intake)
         caller.check_overrides(parameters.threshold, parameters.route)
         _check_threshold(parameters.threshold, runtime.threshold_range)
     except RequestError:
@@ -266,8 +266,8 @@ class _Asked(NamedTuple):
     truncated: frozenset[int] = frozenset()
 
 
-async def _read_texts(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
-    body = await read_body(headers, receive, runtime.max_body_bytes)
+async def _read_texts(headers: Headers, receive: Receive, runtime: Any, intake: Intake) -> _Asked:
+    body = await read_body(headers, receive, runtime.max_body_bytes, intake)
     try:
         asked = _parsed(ClassifyRequest, body, runtime.settings.max_items)
     except RequestError as error:
@@ -278,14 +278,14 @@ async def _read_texts(headers: Headers, receive: Receive, runtime: Any) -> _Aske
     return _Asked(texts, texts, asked.parameters, truncated)
 
 
-async def _read_images(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
+async def _read_images(headers: Headers, receive: Receive, runtime: Any, intake: Intake) -> _Asked:
     if runtime.decoder.full:
         raise Overloaded("too many images are waiting to be decoded: try again", retry_after_s=1)
     max_items = runtime.settings.max_items
     if is_form(headers):
-        form = await read_form(headers, receive, runtime.max_body_bytes, max_items)
+        form = await read_form(headers, receive, runtime.max_body_bytes, max_items, intake)
         return _Asked(Base64Files(form.files), form.files, form_parameters(Parameters, form.fields))
-    body = await read_body(headers, receive, runtime.max_body_bytes)
+    body = await read_body(headers, receive, runtime.max_body_bytes, intake)
     try:
         asked = _parsed(ClassifyImagesRequest, body, max_items)
     except InvalidRequest as error:

@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive
 
-from service.api.body import SMALL_DOCUMENT, Headers, body_chunks, invalid
+from service.api.body import SMALL_DOCUMENT, Headers, Intake, body_chunks, invalid
 from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
 from service.errors import InvalidRequest, MalformedForm, TooLarge
 
@@ -84,9 +84,9 @@ class _Parser(MultiPartParser):
         self.ended = True
 
 
-async def read_form(headers: Headers, receive: Receive, max_bytes: int, max_items: int) -> Form:
+async def read_form(headers: Headers, receive: Receive, max_bytes: int, max_items: int, intake: Intake) -> Form:
     """The form, whole and in memory. Raises as read_body does, MalformedForm (no form) or InvalidRequest."""
-    async with aclosing(body_chunks(headers, receive, max_bytes)) as chunks:
+    async with aclosing(body_chunks(headers, receive, max_bytes, intake)) as chunks:
         parser = _Parser(
             RawHeaders(raw=list(headers.items())),
             chunks,
