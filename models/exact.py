@@ -20,9 +20,9 @@ class ExactLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor, *, most: Tensor, step: float) -> None:
         """weight (C, E), bias (C,); step: a power of two."""
-        largest = float((most.double() @ weight.double().abs().T).max() + bias.double().abs().max())
+        sum_most = float((most.double() @ weight.double().abs().T).max() + bias.double().abs().max())
         # The sum's bits above the point, those of the features' step below it, and one to spare for rounding up.
-        bits = FLOAT64_BITS - 2 - max(0, math.ceil(math.log2(max(largest, 1.0)))) + round(math.log2(step))
+        bits = FLOAT64_BITS - 2 - max(0, math.ceil(math.log2(max(sum_most, 1.0)))) + round(math.log2(step))
         self._weight = stepped(weight.double(), 2.0**-bits)
         self._bias = stepped(bias.double(), step * 2.0**-bits)
 
@@ -33,7 +33,12 @@ class ExactLinear:
 
 def stepped(values: Tensor, step: float) -> Tensor:
     """The nearest whole multiples of `step`."""
-    return torch.round(values / step) * step
+    return (values / step).round_().mul_(step)
+
+
+def largest(values: Tensor) -> Tensor:
+    """(N, E) -> (E,): the largest absolute value of each column."""
+    return torch.maximum(values.amax(dim=0), -values.amin(dim=0))
 
 
 def step_for(most: float) -> float:

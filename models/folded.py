@@ -6,6 +6,7 @@ numbers in every batch. Equal to the TextNet but for the rounding (1e-6).
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.exact import ExactLinear, step_for, stepped
+from models.exact import ExactLinear, largest, step_for, stepped
 
 MODEL_TYPE = "gatekeeper_text_net"
 
@@ -28,18 +29,19 @@ class FoldedTextNet:
     def __init__(self, weights: dict[str, Tensor], widths: tuple[int, ...], pad_id: int) -> None:
         """weights: a TextNet's state dict. Raises KeyError or RuntimeError where they are not one of these widths."""
         self._pad_id = pad_id
-        embedding = weights["embedding.weight"]
-        vocabulary, size = embedding.shape
+        vocabulary = len(weights["embedding.weight"])
         bias = torch.cat([weights[f"convolutions.{index}.bias"] for index in range(len(widths))]).double()
-        tables: list[Tensor] = []  # (width, V, channels): what each token adds when it stands at that place of a window
-        for index, width in enumerate(widths):
-            convolution = weights[f"convolutions.{index}.weight"].view(-1, width, size).double()
-            tables.append(torch.stack([embedding.double() @ weight.T for weight in convolution.unbind(dim=1)]))
-        most = torch.cat([table.abs().amax(dim=1).sum(dim=0) for table in tables]) + bias.abs()
+        most = bias.abs() + torch.cat(
+            [
+                torch.stack([largest(table) for table in _tables(weights, index, width)]).sum(dim=0)
+                for index, width in enumerate(widths)
+            ]
+        )
         step = step_for(float(most.max()))
         self._layers: list[tuple[int, Tensor, Tensor]] = []
-        for width, table in zip(widths, tables, strict=True):
-            rows = stepped(table, step).float().flatten(0, 1)
+        for index, width in enumerate(widths):
+            # Rows [place * V, (place + 1) * V): what each token adds when it stands at that place of the window.
+            rows = torch.cat([stepped(table, step).float() for table in _tables(weights, index, width)])
             # A window around padding can never be the maximum; padding beside a token still adds nothing.
             rows[(width - 1) // 2 * vocabulary + pad_id] = -torch.inf
             self._layers.append((width, rows, torch.arange(0, width * vocabulary, vocabulary)))
@@ -69,3 +71,12 @@ class FoldedTextNet:
         # Bias and ReLU after the maximum, with which they change places: one row a sentence, not one a token.
         features = torch.cat(pooled, dim=-1).add_(self._convolution_bias).relu_()
         return self._classify(features)
+
+
+def _tables(weights: dict[str, Tensor], index: int, width: int) -> Iterator[Tensor]:
+    """(V, channels) float64 for each place of the window, one after the other: together they would take memory that a
+    process keeps for good."""
+    embedding = weights["embedding.weight"].double()
+    convolution = weights[f"convolutions.{index}.weight"].view(-1, width, embedding.shape[1]).double()
+    for weight in convolution.unbind(dim=1):
+        yield embedding @ weight.T
