@@ -27,6 +27,7 @@ class FoldedTextNet:
         self._pad_id = pad_id
         embedding = weights["embedding.weight"]
         vocabulary, size = embedding.shape
+        self.vocabulary = vocabulary
         self._layers: list[tuple[int, Tensor, Tensor]] = []
         for index, width in enumerate(widths):
             # Rows [place * V, (place + 1) * V): what each token adds when it stands at that place of the window.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.bundle import WEIGHTS, Base, file_sha256
 from models.errors import BundleError
 from models.hub import locate_base, transformers_library
+from models.vocabulary import check_token_ids
 
 HEAD = WEIGHTS["head"]
 
@@ -39,7 +40,10 @@ class FrozenBase:
             .AutoModel.from_pretrained(directory, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
             .eval()
         )
-        self._tokenizer = load_tokenizer(directory / "tokenizer.json", max_tokens, self._model.config.pad_token_id or 0)
+        pad_id = self._model.config.pad_token_id or 0
+        self._tokenizer = load_tokenizer(directory / "tokenizer.json", max_tokens, pad_id)
+        rows = self._model.get_input_embeddings().num_embeddings
+        check_token_ids(self._tokenizer, [pad_id], rows, directory / "tokenizer.json")
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embeddings (N, E) of length 1."""

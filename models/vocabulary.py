@@ -6,6 +6,8 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 
+from models.errors import BundleError
+
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 
 
@@ -38,3 +40,15 @@ def _words(tokenizer: Tokenizer, text: str) -> list[tuple[str, tuple[int, int]]]
         tokenizer.normalizer.normalize_str(text)
     )
     return words
+
+
+def check_token_ids(tokenizer: Tokenizer, others: Sequence[int], rows: int, where: object) -> None:
+    """Raise BundleError where the model's embedding of so many rows lacks one: it would fail, or take another's.
+
+    others: ids that are put in without the tokenizer, such as the padding's.
+    """
+    # The tokens around every text have their ids in a template of their own.
+    ids = [*tokenizer.get_vocab(with_added_tokens=True).values(), *tokenizer.encode("").ids, *others]
+    beyond = [token for token in (min(ids), max(ids)) if not 0 <= token < rows]
+    if beyond:
+        raise BundleError(f"{where}: the token id {beyond[-1]} is none of the model's {rows}: they do not fit together")

@@ -179,7 +179,7 @@ def read_file(path: Path) -> list[KeyEntry]:
 
 def _content(path: Path) -> bytes:
     """Raises OSError, also while `gatekeeper keys` writes: half of one version and half of another is neither."""
-    with open_regular(path) as stream:
+    with open_regular(path, MAX_FILE_BYTES) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
