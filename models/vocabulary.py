@@ -43,7 +43,7 @@ def _words(tokenizer: Tokenizer, text: str) -> list[tuple[str, tuple[int, int]]]
 
 
 def check_token_ids(tokenizer: Tokenizer, others: Sequence[int], rows: int, where: object) -> None:
-    """Raise BundleError where the model's embedding of so many rows lacks one: it would fail, or take another's.
+    """Raise BundleError where the model's embedding of so many rows lacks one: a text that has it would fail.
 
     others: ids that are put in without the tokenizer, such as the padding's.
     """

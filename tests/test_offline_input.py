@@ -259,7 +259,6 @@ def around(tokens: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("file", "change"),
     [
-        # one beyond the last: another place of the window would answer for it, and no error would tell
         ("tokenizer.json", lambda document: document["model"]["vocab"].update(zebra=4_000)),
         ("tokenizer.json", lambda document: document["model"]["vocab"].update(zebra=10**9)),
         ("tokenizer.json", lambda document: document.update(post_processor=around(999_999))),
