@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 
-from models.errors import BundleError
+from models.errors import BundleError, InputError
+from models.files import MIB, read_json
+from models.parquet import read_parquet
 
 Task = Literal["text-classification", "image-classification"]
 
@@ -38,6 +40,9 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CALIBRATION = "calibration.parquet"
 SELECTION = "selection.parquet"
 CARD = "README.md"
+MOST_MANIFEST_BYTES = 16 * MIB
+MOST_JSON_BYTES = 256 * MIB  # of a tokenizer, the largest of the files that are read as JSON
+CALIBRATION_COLUMNS = ("confidence", "small_correct", "large_correct")
 # What confidences and thresholds of each score lie between (confidence.py).
 SCORE_RANGES = {"max_softmax": (0.0, 1.0), "margin": (0.0, 1.0), "negative_entropy": (-1.0, 0.0), "energy": (-1e6, 1e6)}
 ENCODERS = {"text-classification": "tokenizer.json", "image-classification": "preprocessor_config.json"}
@@ -132,7 +137,7 @@ class Bundle:
         if file not in self.manifest.files:
             return None
         try:
-            table = pq.read_table(path)
+            table = read_parquet(path, lambda names: [name for name in CALIBRATION_COLUMNS if name in names])
             columns = {name: table.column(name).to_numpy().astype(np.float64) for name in table.column_names}
             large = columns.get("large_correct")
             calibration = Calibration(
@@ -140,6 +145,8 @@ class Bundle:
                 columns["small_correct"],
                 None if large is None or np.isnan(large).any() else large,
             )
+        except InputError as error:
+            raise BundleError(str(error)) from error
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise BundleError(f"{path}: cannot be read as calibration data ({error})") from error
         if not len(calibration.confidence) or not np.isfinite(calibration.confidence).all():
@@ -153,12 +160,16 @@ def load_bundle(directory: Path) -> Bundle:
         raise BundleError(f"{directory}: no such bundle directory")
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path, MOST_MANIFEST_BYTES)
     except FileNotFoundError:
         raise BundleError(f"{path} is missing: {directory} is not a bundle") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
-    version = content.get("format_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} is no JSON object")
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(f"{path}: format version {version!r} is unknown, this version reads {FORMAT_VERSION}")
     try:
@@ -182,13 +193,23 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
         path = directory / name
         if Path(name).name != name:
             raise BundleError(f"{directory / MANIFEST}: {name!r} is not a plain file name")
-        if not path.is_file():
-            raise BundleError(f"{path} is missing")
-        if file_sha256(path) != expected:
-            raise BundleError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
+        _check_file(path, expected)
     encoder = ENCODERS[manifest.task]
     if manifest.runtime == "transformers" and encoder not in manifest.files:
         raise BundleError(f"{directory / MANIFEST}: {manifest.task} needs {encoder}")
+
+
+def _check_file(path: Path, expected: str) -> None:
+    try:
+        if not path.is_file():
+            raise BundleError(f"{path} is missing")
+        if path.suffix == ".json" and path.stat().st_size > MOST_JSON_BYTES:
+            raise BundleError(f"{path} is larger than {MOST_JSON_BYTES // MIB} MiB")
+        digest = file_sha256(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    if digest != expected:
+        raise BundleError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
 
 
 def gate_digest(manifest: Manifest) -> str:
@@ -244,7 +265,11 @@ def _keep_what_is_not_ours(old: Path, directory: Path) -> None:
     """A person's notes beside the manifest stay; what the old manifest named is gone for good."""
     if not (old / MANIFEST).is_file():
         return
-    ours = {MANIFEST, CARD, *json.loads((old / MANIFEST).read_bytes()).get("files", {})}
+    try:
+        named = read_json(old / MANIFEST, MOST_MANIFEST_BYTES)["files"]
+    except (OSError, ValueError, LookupError, TypeError):  # then nobody knows what was ours
+        named = ()
+    ours = {MANIFEST, CARD, *named}
     for path in old.iterdir():
         if path.name not in ours and not (directory / path.name).exists():
             path.replace(directory / path.name)

@@ -4,7 +4,6 @@ The edge, the large-model service and the job all predict through this file, so 
 everywhere. transformers is imported by what needs it: three seconds and 100 MB that the default edge does without.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from models.bundle import Bundle
 from models.confidence import SCORES, rounded
 from models.encoding import TextEncoder
 from models.errors import BundleError
+from models.files import MIB, read_json
 from models.folded import MODEL_TYPE, FoldedTextNet
 from models.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
 from models.folded_cnn import FoldedCNN
@@ -102,19 +102,31 @@ def load_classifier(bundle: Bundle) -> Classifier:
             assert manifest.max_tokens is not None
             head = load_head(bundle.directory / HEAD, len(manifest.labels))
             logits = HeadLogits(FrozenBase(manifest.base, manifest.max_tokens), head)
+        classifier = Classifier(
+            manifest.labels, logits, manifest.temperature, manifest.score, prepare, _is_folded(bundle)
+        )
+        _try_out(classifier)
     except BundleError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors each raise types of their own
-        raise BundleError(f"{bundle.directory}: the model cannot be loaded ({error})") from error
-    return Classifier(manifest.labels, logits, manifest.temperature, manifest.score, prepare, _is_folded(bundle))
+        why = str(error) or type(error).__name__
+        raise BundleError(f"{bundle.directory}: the model cannot be loaded ({why})") from error
+    return classifier
+
+
+def _try_out(classifier: Classifier) -> None:
+    """Files can each be whole and not fit together, such as an image size that the weights do not take."""
+    item: Any = "a word or two, and \N{SNOWMAN}, which few vocabularies have"
+    if classifier.prepare is not None:
+        item = classifier.prepare(np.zeros((32, 32), dtype=np.uint8))
+    classifier.predict([item])
 
 
 def _is_folded(bundle: Bundle) -> bool:
     """Whether it is a net of our own, for which inference is written so that an item's logits are its own."""
     if bundle.manifest.runtime != "transformers":
         return False
-    config = json.loads((bundle.directory / "config.json").read_bytes())
-    return config.get("model_type") in (MODEL_TYPE, CNN_MODEL_TYPE)
+    return _config(bundle.directory).get("model_type") in (MODEL_TYPE, CNN_MODEL_TYPE)
 
 
 Forward = Callable[[Tensor, list[list[int]]], Tensor]
@@ -143,13 +155,26 @@ class _TextLogits:
 
 def _load_text_logits(bundle: Bundle) -> _TextLogits:
     assert bundle.manifest.max_tokens is not None
-    config = json.loads((bundle.directory / "config.json").read_bytes())
+    config = _config(bundle.directory)
     load_forward = _load_folded if config.get("model_type") == MODEL_TYPE else _load_auto_text
-    forward, outputs = load_forward(bundle.directory)
+    forward, outputs, rows = load_forward(bundle.directory)
     _check_outputs(bundle, outputs)
     pad_id = config.get("pad_token_id") or 0
+    empty_id = config.get("unk_token_id") or pad_id
     encode = TextEncoder(bundle.directory / "tokenizer.json", bundle.manifest.max_tokens, pad_id)
-    return _TextLogits(forward, encode, config.get("unk_token_id") or pad_id)
+    encode.check_ids(rows, (pad_id, empty_id))
+    return _TextLogits(forward, encode, empty_id)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config = read_json(path, MIB)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise BundleError(f"{path} is no JSON object")
+    return config
 
 
 def _check_outputs(bundle: Bundle, outputs: int) -> None:
@@ -158,18 +183,20 @@ def _check_outputs(bundle: Bundle, outputs: int) -> None:
         raise BundleError(f"{bundle.directory / 'config.json'}: {outputs} outputs for {labels} labels")
 
 
-def _load_folded(directory: Path) -> tuple[Forward, int]:
+def _load_folded(directory: Path) -> tuple[Forward, int, int]:
+    """(forward, outputs, rows of the embedding)."""
     folded = FoldedTextNet.load(directory)
-    return lambda input_ids, _: folded(input_ids), folded.num_labels
+    return lambda input_ids, _: folded(input_ids), folded.num_labels, folded.vocabulary
 
 
-def _load_auto_text(directory: Path) -> tuple[Forward, int]:
+def _load_auto_text(directory: Path) -> tuple[Forward, int, int]:
+    """(forward, outputs, rows of the embedding)."""
     model = _load_auto("AutoModelForSequenceClassification", directory)
 
     def forward(input_ids: Tensor, mask: list[list[int]]) -> Tensor:
         return cast("Tensor", model(input_ids=input_ids, attention_mask=torch.tensor(mask)).logits)
 
-    return forward, model.config.num_labels
+    return forward, model.config.num_labels, model.get_input_embeddings().num_embeddings
 
 
 def _load_auto(kind: str, directory: Path) -> Any:
@@ -179,7 +206,7 @@ def _load_auto(kind: str, directory: Path) -> Any:
 
 def _load_image_logits(bundle: Bundle) -> tuple[Callable[[Sequence[Any]], Tensor], Callable[[Any], Any]]:
     encode = load_pixel_encoder(bundle.directory)
-    config = json.loads((bundle.directory / "config.json").read_bytes())
+    config = _config(bundle.directory)
     load_forward = _load_folded_cnn if config.get("model_type") == CNN_MODEL_TYPE else _load_auto_image
     forward, outputs = load_forward(bundle.directory)
     _check_outputs(bundle, outputs)

@@ -1,7 +1,6 @@
 """The offline commands: tune, calibrate, evaluate, compare. Each imports what it needs when it runs: torch is slow."""
 
 import argparse
-import math
 import os
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import InputError, NoThreshold
+from models.printing import printable
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -210,7 +210,7 @@ def _calibrate(arguments: argparse.Namespace, bundle: "Bundle", place: Path) -> 
     try:
         choice, certificate = _choose(arguments, bundle)
     except NoThreshold as answer:
-        print(answer)
+        print(printable(str(answer)))
         return NO_THRESHOLD
     _print_choice(choice, certificate)
     if arguments.write:
@@ -277,12 +277,17 @@ def _print_choice(choice: "Choice", certificate: "Certificate | None") -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """`gatekeeper evaluate`. Exit code 1: the endpoint decided otherwise than the offline evaluation."""
     if arguments.predictions is not None:
-        if arguments.bundle is not None or arguments.data is not None or arguments.endpoint or arguments.large:
+        if (
+            arguments.bundle is not None
+            or arguments.data is not None
+            or arguments.endpoint is not None
+            or arguments.large
+        ):
             raise InputError("--predictions is a finished table: no bundle, --data, --large or --endpoint beside it")
         return _evaluate_table(arguments)
     if arguments.bundle is None or arguments.data is None:
         raise InputError("give a bundle and --data, or --predictions TABLE")
-    if arguments.endpoint and not arguments.large:
+    if arguments.endpoint is not None and not arguments.large:
         raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
     bundle, large = _bundle(arguments.bundle), _bundle(arguments.large)
     assert bundle is not None
@@ -304,18 +309,20 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         _say(f"wrote {arguments.output}/report.html, metrics.json and predictions.parquet")
     if arguments.write_card:
         write_card(bundle, data, evaluation.numbers, large)
-    if arguments.endpoint:
+    if arguments.endpoint is not None:
         return _compare_endpoint(arguments, bundle, data, evaluation)
     return 0
 
 
 def _evaluate_table(arguments: argparse.Namespace) -> int:
     """Neither torch nor a model: a table of a million rows takes seconds."""
-    from models.predictions import read_predictions
+    from models.predictions import LARGEST, read_predictions
     from models.results import about_table, evaluate_table, write_evaluation
 
-    if arguments.threshold is not None and not math.isfinite(arguments.threshold):
-        raise InputError(f"--threshold must be a number, not {arguments.threshold}")
+    if arguments.threshold is not None and not abs(arguments.threshold) <= LARGEST:
+        raise InputError(
+            f"--threshold must be a number between -{LARGEST:g} and {LARGEST:g}, not {arguments.threshold}"
+        )
     name = arguments.predictions.name
     evaluation = evaluate_table(read_predictions(arguments.predictions), arguments.threshold, arguments.seed)
     _print_numbers(name, evaluation.numbers)
@@ -326,7 +333,7 @@ def _evaluate_table(arguments: argparse.Namespace) -> int:
 
 
 def _print_numbers(name: str, numbers: dict[str, Any]) -> None:
-    print(f"{name}: {numbers['rows']} test items, threshold {numbers['threshold']:g}")
+    print(f"{printable(name)}: {numbers['rows']} test items, threshold {numbers['threshold']:g}")
     for key, entry in numbers.items():
         if isinstance(entry, dict) and "value" in entry:
             if entry["value"] is None:
@@ -458,4 +465,4 @@ def _prepare_libraries() -> None:
 
 def _say(line: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # one voice, of however many processes train together
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import WordPiece
 
+from models.errors import BundleError
+
 SHORT_CHARS = 200  # nothing that is so short takes long
 # WordPiece looks for the longest piece, and so takes the square of a word's length: four words of 99 letters are
 # enough, no text that somebody has written comes near it.
@@ -20,12 +22,27 @@ class TextEncoder:
     """A tokenizer.json that cuts at max_tokens, special ones included, and pads a batch to its longest text."""
 
     def __init__(self, path: Path, max_tokens: int, pad_id: int) -> None:
+        self._path = path
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding(pad_id=pad_id)
-        self._max_tokens = max_tokens
+        self._max_tokens, self._pad_id = max_tokens, pad_id
         model = self._tokenizer.model
         self._longest_word = model.max_input_chars_per_word if isinstance(model, WordPiece) else 0
+
+    def check_ids(self, rows: int, others: Sequence[int]) -> None:
+        """Raise BundleError where the model's embedding of so many rows lacks an id: a text that has it would fail.
+
+        others: ids that are put in without the tokenizer.
+        """
+        # The tokens around every text have their ids in a template of their own.
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        ids = [*vocabulary.values(), *self._tokenizer.encode("").ids, self._pad_id, *others]
+        beyond = [token for token in (min(ids), max(ids)) if not 0 <= token < rows]
+        if beyond:
+            raise BundleError(
+                f"{self._path}: the token id {beyond[-1]} is none of the model's {rows}: they do not fit together"
+            )
 
     def __call__(self, texts: Sequence[str]) -> list[Encoding]:
         """One encoding a text, in their order. Not for two threads at once."""

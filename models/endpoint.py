@@ -6,19 +6,22 @@ Sends the test split with a per-request threshold (no admin token needed, the po
 the files that they are, or as PNG, which loses nothing.
 """
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Annotated
 
 import httpx
 import numpy as np
 import PIL.Image
+from pydantic import BaseModel, Field, FiniteFloat
 
 from models.bundle import Bundle
 from models.data.datasets import LabelledDataset
 from models.data.images import Image, ImageFiles
+from models.edge_client import call, edge_client
 from models.errors import InputError
 from models.metrics import joint_accuracy
 from models.predictions import Predictions
@@ -26,6 +29,25 @@ from models.results import Evaluation
 
 NEAR = 1e-5  # closer to the threshold than this, the order of summation in a batch may decide
 BATCH_BYTES = 8 * 1024 * 1024  # of images in one request; a service takes 32 MiB unless it was told otherwise
+
+
+class _Output(BaseModel):
+    label: str
+    confidence: FiniteFloat
+    decision: str
+
+
+class _Answer(BaseModel):
+    outputs: list[_Output]
+
+
+class _Served(BaseModel):
+    id: str
+    gate_digest: str | None = None
+
+
+class _Models(BaseModel):
+    data: Annotated[list[_Served], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -55,18 +77,34 @@ def compare_endpoint(
     """One Comparison a threshold. Raises InputError when the endpoint is not this cascade or does not answer."""
     if offline.predictions.large_correct is None:
         raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
+    return asyncio.run(_compare_all(url, bundle, data, offline.predictions, thresholds, progress, batch_size))
+
+
+async def _compare_all(
+    url: str,
+    bundle: Bundle,
+    data: LabelledDataset,
+    offline: Predictions,
+    thresholds: Sequence[float],
+    progress: Callable[[int], None],
+    batch_size: int,
+) -> list[Comparison]:
     comparisons = []
-    with httpx.Client(base_url=url, timeout=60.0) as client:
-        _check_model(client, bundle)
+    async with edge_client(url, "--endpoint") as client:
+        await _check_model(client, bundle)
         for threshold in thresholds:
-            outputs: list[dict[str, Any]] = []
+            outputs: list[_Output] = []
             for batch in _batches(data, batch_size):
-                answer = _call(
-                    client, "POST", "/v1/classify", {"inputs": batch, "parameters": {"threshold": threshold}}
-                )
-                outputs += answer["outputs"]
+                body = {"inputs": batch, "parameters": {"threshold": threshold}}
+                answer = await call(client, "POST", "/v1/classify", body, _Answer)
+                if len(answer.outputs) != len(batch):
+                    raise InputError(
+                        f"{client.base_url} answered {len(answer.outputs)} outputs to {len(batch)} inputs: "
+                        "it is no Gatekeeper edge"
+                    )
+                outputs += answer.outputs
                 progress(len(batch))
-            comparisons.append(_compare(outputs, data, offline.predictions, threshold))
+            comparisons.append(_compare(outputs, data, offline, threshold))
     return comparisons
 
 
@@ -98,35 +136,20 @@ def _file(images: Sequence[Image], position: int) -> bytes:
     return buffer.getvalue()
 
 
-def _check_model(client: httpx.Client, bundle: Bundle) -> None:
-    served = _call(client, "GET", "/v1/models", None)["data"][0]
-    if served.get("gate_digest") != bundle.gate_digest:
-        raise InputError(
-            f"{client.base_url} serves {served.get('id')} with another gate digest than {bundle.directory}"
-        )
+async def _check_model(client: httpx.AsyncClient, bundle: Bundle) -> None:
+    served = (await call(client, "GET", "/v1/models", None, _Models)).data[0]
+    if served.gate_digest != bundle.gate_digest:
+        raise InputError(f"{client.base_url} serves {served.id} with another gate digest than {bundle.directory}")
 
 
-def _call(client: httpx.Client, method: str, path: str, body: Any) -> dict[str, Any]:
-    try:
-        response = client.request(method, path, json=body)
-    except httpx.HTTPError as error:
-        raise InputError(f"{client.base_url} does not answer: {error}") from error
-    if response.status_code != 200:
-        raise InputError(f"{client.base_url}: {method} {path} answered {response.status_code}: {response.text[:300]}")
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def _compare(
-    outputs: list[dict[str, Any]], data: LabelledDataset, offline: Predictions, threshold: float
-) -> Comparison:
+def _compare(outputs: list[_Output], data: LabelledDataset, offline: Predictions, threshold: float) -> Comparison:
     assert offline.large_correct is not None
     expected = [data.labels[label] for label in data.test.labels]
-    online_deferred = np.array([output["decision"] != "accepted" for output in outputs])
+    online_deferred = np.array([output.decision != "accepted" for output in outputs])
     offline_deferred = offline.confidence < threshold
     near = np.abs(offline.confidence - threshold) <= NEAR
-    online_correct = np.array([output["label"] == label for output, label in zip(outputs, expected, strict=True)])
-    online_confidence = np.array([output["confidence"] for output in outputs])
+    online_correct = np.array([output.label == label for output, label in zip(outputs, expected, strict=True)])
+    online_confidence = np.array([output.confidence for output in outputs])
     return Comparison(
         threshold=threshold,
         offline_deferral_ratio=float(offline_deferred.mean()),
@@ -137,6 +160,6 @@ def _compare(
         online_joint_accuracy=float(online_correct.mean()),
         different=int(((online_deferred != offline_deferred) & ~near).sum()),
         near=int(near.sum()),
-        degraded=sum(output["decision"] == "degraded" for output in outputs),
+        degraded=sum(output.decision == "degraded" for output in outputs),
         largest_confidence_gap=float(np.abs(online_confidence - offline.confidence).max()),
     )

@@ -29,7 +29,7 @@ class FoldedTextNet:
     def __init__(self, weights: dict[str, Tensor], widths: tuple[int, ...], pad_id: int) -> None:
         """weights: a TextNet's state dict. Raises KeyError or RuntimeError where they are not one of these widths."""
         self._pad_id = pad_id
-        vocabulary = len(weights["embedding.weight"])
+        vocabulary = self.vocabulary = len(weights["embedding.weight"])
         bias = torch.cat([weights[f"convolutions.{index}.bias"] for index in range(len(widths))]).double()
         most = bias.abs() + torch.cat(
             [

@@ -32,6 +32,7 @@ class FrozenBase:
             .eval()
         )
         self._encode = TextEncoder(directory / "tokenizer.json", max_tokens, self._model.config.pad_token_id or 0)
+        self._encode.check_ids(self._model.get_input_embeddings().num_embeddings, ())
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embeddings (N, E) of length 1."""

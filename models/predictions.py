@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from models.data.splits import Inputs
 from models.errors import InputError
+from models.files import open_regular
+from models.parquet import MOST_VALUES, read_parquet
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,6 +32,8 @@ CLASS_COLUMNS = ("label", "prediction")
 COLUMNS = (*REQUIRED, "large_correct", *SCORE_NAMES, *CLASS_COLUMNS, "text")
 # More names than this are answers in words, not classes: no picture of the deferred classes can be drawn of them.
 MOST_CLASSES = 10_000
+MOST_CSV_BYTES = 4 * 1024**3
+LARGEST = 1e100  # a confidence beyond it has no variance, and no place on an axis, in double precision
 CLASSES_KEY = b"gatekeeper.classes"
 
 
@@ -54,6 +58,7 @@ class Predictions:
             raise InputError("there are no rows")
         for name, values in {"confidence": self.confidence, **self.scores}.items():
             _refuse(~np.isfinite(values), count, f"{name} is missing or not a finite number")
+            _refuse(np.abs(values) > LARGEST, count, f"{name} is beyond {LARGEST:g}")
         for name, correct in {"small_correct": self.small_correct, "large_correct": self.large_correct}.items():
             if correct is not None:
                 _refuse(np.isnan(correct), count, f"{name} is missing")
@@ -149,16 +154,20 @@ def _read_table(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} {'is a directory, not a file' if path.is_dir() else 'does not exist'}")
     try:
-        if suffix == ".csv":
-            # A quoted text may hold a line break.
-            table = pacsv.read_csv(path, parse_options=pacsv.ParseOptions(newlines_in_values=True))
-            table = table.rename_columns([name.strip() for name in table.column_names])
-            return table.select(_known(path, table.column_names))
-        with pq.ParquetFile(path) as file:
-            return file.read(columns=_known(path, file.schema_arrow.names))
+        return _read_csv(path) if suffix == ".csv" else read_parquet(path, lambda names: _known(path, names))
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise InputError(f"{path} cannot be read as {suffix[1:]}: {reason}") from error
+
+
+def _read_csv(path: Path) -> Any:
+    with open_regular(path, MOST_CSV_BYTES) as stream:
+        # A quoted text may hold a line break.
+        table = pacsv.read_csv(stream, parse_options=pacsv.ParseOptions(newlines_in_values=True))
+    if len(table) > MOST_VALUES:
+        raise InputError(f"{path} has {len(table):,} rows; the most is {MOST_VALUES:,}: divide it")
+    table = table.rename_columns([name.strip() for name in table.column_names])
+    return table.select(_known(path, table.column_names))
 
 
 def _known(path: Path, present: list[str]) -> list[str]:
@@ -183,7 +192,8 @@ def _numbers(table: Any, name: str) -> Floats | None:
     try:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = pc.utf8_trim_whitespace(column)
-        numbers: Floats = column.cast(pa.float64()).to_numpy()
+        # A whole number beyond 2**53 is rounded, as everywhere.
+        numbers: Floats = column.cast(pa.float64(), safe=not pa.types.is_integer(column.type)).to_numpy()
     except pa.ArrowException as error:
         for row, value in enumerate(column, start=1):
             if _is_no_number(value.as_py()):
@@ -215,10 +225,20 @@ def _classes(table: Any) -> tuple[str, ...] | None:
     if not columns:
         return None
     present = {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
-    ours = tuple(json.loads((table.schema.metadata or {}).get(CLASSES_KEY, b"[]")))
+    ours = _own_classes(table.schema.metadata or {})
     if present <= set(ours):
         return ours
     return tuple(sorted(present)) if len(present) <= MOST_CLASSES else None
+
+
+def _own_classes(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
+    """The classes in the order that write_predictions wrote; none where it was not that."""
+    try:
+        names = json.loads(metadata.get(CLASSES_KEY, b"[]"))
+    except (ValueError, RecursionError):
+        return ()
+    fits = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if fits else ()
 
 
 def _codes(table: Any, name: str, classes: tuple[str, ...] | None) -> Ints | None:

@@ -6,10 +6,13 @@ milliseconds.
 """
 
 import asyncio
+import errno
+import fcntl
 import hashlib
 import hmac
 import json
 import logging
+import os
 import re
 import secrets
 import tomllib
@@ -21,6 +24,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
 
+from models.files import MIB, bounded, open_regular
 from service.errors import Forbidden, StartupError, Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,7 @@ Header = tuple[bytes, bytes]
 NAME = r"[a-z0-9-]{1,32}"
 MIN_SECRET_CHARS = 32
 MAX_KEY_BYTES = 256
+MAX_FILE_BYTES = 4 * MIB  # some 20,000 keys
 CHECK_INTERVAL_S = 1.0
 WINDOWS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
@@ -104,6 +109,7 @@ def new_key(name: str, scopes: Sequence[str], limit: str | None) -> tuple[str, K
 def entries_from(documents: Sequence[object], source: str) -> list[KeyEntry]:
     """Checked entries. Raises StartupError that names source, entry and fault, and repeats no value."""
     entries: list[KeyEntry] = []
+    names: set[str] = set()
     for number, document in enumerate(documents, start=1):
         name = document.get("name") if isinstance(document, dict) else None
         shown = f" ({name})" if isinstance(name, str) and re.fullmatch(NAME, name) else ""
@@ -112,8 +118,9 @@ def entries_from(documents: Sequence[object], source: str) -> list[KeyEntry]:
             entry = KeyEntry.model_validate(document)
         except ValidationError as error:
             raise StartupError(f"{where}: {_fault(error)}") from None
-        if any(entry.name == other.name for other in entries):
+        if entry.name in names:
             raise StartupError(f"{where}: the name is taken by an earlier entry")
+        names.add(entry.name)
         entries.append(entry)
     return entries
 
@@ -155,8 +162,11 @@ def parse_line(line: str, source: str) -> list[KeyEntry]:
 def read_file(path: Path) -> list[KeyEntry]:
     """The entries of a JSON file, or TOML by its suffix: `keys`, a list. Raises StartupError."""
     try:
-        content = path.read_text(encoding="utf-8")
+        content = _content(path).decode("utf-8")
         document = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+    except PermissionError as error:
+        who = f"this process runs as user {os.geteuid()}: let that user read the file and enter its folder"
+        raise StartupError(f"{path}: cannot be read ({error.strerror}); {who}") from None
     except OSError as error:
         raise StartupError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # JSON, TOML and UTF-8 errors alike
@@ -167,13 +177,32 @@ def read_file(path: Path) -> list[KeyEntry]:
     return entries_from(document["keys"], str(path))
 
 
+def _content(path: Path) -> bytes:
+    """Raises OSError, also while `gatekeeper keys` writes: half of one version and half of another is neither."""
+    with open_regular(path, MAX_FILE_BYTES) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(errno.EBUSY, "it is being written just now: try again") from None
+        except OSError:  # a file system without locks
+            pass
+        return bounded(stream, MAX_FILE_BYTES)
+
+
 class ApiKeys:
     """The keys in force. From a file they follow it while the service runs; without any source, everybody may call."""
 
     def __init__(
-        self, line: SecretStr | None, path: Path | None, *, source: str, on_names: Callable[[Iterable[str]], None]
+        self,
+        line: SecretStr | None,
+        path: Path | None,
+        *,
+        source: str,
+        on_names: Callable[[Iterable[str]], None],
+        on_current: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """`source` names the variable of `line`; `on_names` hears the names at start and after a reload.
+        """`source` names the variable of `line`; `on_names` hears the names at start and after a reload; `on_current`
+        hears whether the keys in force are those of the file.
 
         Raises StartupError for keys that cannot be read, and where a source is set that holds none.
         """
@@ -181,12 +210,15 @@ class ApiKeys:
         self._fixed = [] if line is None else parse_line(line.get_secret_value(), source)
         self._path = path
         self._on_names = on_names
+        self._on_current = on_current
+        self._trouble: str | None = None  # why the file was not taken up when it was last looked at
         self._seen = _signature(path)
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
         from_file = [] if path is None else read_file(path)
         if self.guarded and not self._fixed and not from_file:
             raise StartupError(f"{path} holds no key: `gatekeeper keys new NAME --file {path}` makes one")
         self._use(from_file)
+        on_current(True)
 
     def authenticate(self, headers: Iterable[Header]) -> Caller:
         """The caller, from raw ASGI headers. Raises Unauthorized, or Forbidden for a key without `classify`."""
@@ -204,19 +236,28 @@ class ApiKeys:
         return caller
 
     async def follow(self) -> None:
-        """Follow the file, for ever. A version that cannot be read leaves the keys as they are."""
+        """Follow the file, for ever. A version that cannot be read leaves the keys as they are, and is tried again."""
         while self._path is not None:
             await asyncio.sleep(CHECK_INTERVAL_S)
             signature = await asyncio.to_thread(_signature, self._path)
-            if signature == self._seen:
+            if signature == self._seen and self._trouble is None:
                 continue
             self._seen = signature  # before the file is read: what changes meanwhile is seen next time
             try:
                 self._use(await asyncio.to_thread(read_file, self._path))
             except StartupError as error:
-                logger.warning("API keys not reloaded, the old ones stay", extra={"why": error.detail})
+                self._tell_trouble(error.detail)
             else:
+                self._trouble = None
+                self._on_current(True)
                 logger.info("API keys reloaded", extra={"names": [name.decode() for name in self._callers]})
+
+    def _tell_trouble(self, why: str) -> None:
+        """Once for each reason, not every second."""
+        if why != self._trouble:
+            logger.warning("API keys not reloaded, the old ones stay", extra={"why": why})
+        self._trouble = why
+        self._on_current(False)
 
     def _use(self, from_file: list[KeyEntry]) -> None:
         callers = {}
@@ -253,12 +294,12 @@ def _sent(headers: Iterable[Header]) -> bytes:
     return keys[0]
 
 
-def _signature(path: Path | None) -> tuple[int, int, int] | None:
-    """Changes with the file's content, and when another file takes its place."""
+def _signature(path: Path | None) -> tuple[int, int, int, int] | None:
+    """Changes with the file's content, mode and owner, and when another file takes its place."""
     if path is None:
         return None
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

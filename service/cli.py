@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from models.cli import add_commands
 from models.errors import InputError
+from models.printing import printable
 from service.api_keys import ApiKeys
 from service.errors import StartupError
 from service.key_commands import add_key_commands
@@ -23,22 +24,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; every expected failure is one line on stderr and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
-    except (InputError, StartupError) as error:
-        print(f"gatekeeper: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        extra = _extra_with((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        print(f"gatekeeper: this needs {error.name}: pip install 'gatekeeper-cascade[{extra}]'", file=sys.stderr)
-        return 2
+        return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `gatekeeper evaluate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    return code
+    except Exception as error:
+        why = _expected(error)
+        if why is None:
+            raise
+    print(f"gatekeeper: {printable(why)}", file=sys.stderr)
+    return 2
+
+
+def _expected(error: Exception) -> str | None:
+    """What to say of a failure that is the input's or the machine's; None: it is a fault of ours."""
+    if isinstance(error, InputError | StartupError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        extra = _extra_with((error.name or "").partition(".")[0])
+        return extra and f"this needs {error.name}: pip install 'gatekeeper-cascade[{extra}]'"
+    if isinstance(error, OSError):  # a folder that is closed to us, a full disk
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    return "there is not enough memory for this" if isinstance(error, MemoryError) else None
 
 
 def _extra_with(module: str) -> str | None:

@@ -1,10 +1,14 @@
 """`gatekeeper demo`: sentences through a running edge, who answered each, and what the threshold does."""
 
-from typing import Any
+import asyncio
+from typing import Annotated
 
-import httpx
+from httpx import AsyncClient
+from pydantic import BaseModel, Field
 
+from models.edge_client import call, edge_client
 from models.errors import InputError
+from models.printing import printable
 
 EASY = (
     "what's my checking account balance",
@@ -48,58 +52,82 @@ ODD = (
     "explain the offside rule to a goldfish",
     "∑ over all my regrets",
 )
+SENTENCES = (*EASY, *HARDER, *ODD)
 THRESHOLDS = (0.5, 0.9, 0.99)
+NOT_THERE = "; start it with `make serve`"
+
+
+class _Small(BaseModel):
+    label: str
+
+
+class _Output(BaseModel):
+    label: str
+    confidence: float
+    decision: str
+    answered_by: str
+    reason: str | None = None
+    small: _Small | None = None
+
+
+class _Served(BaseModel):
+    id: str
+    task: str | None = None
+
+
+class _Models(BaseModel):
+    data: Annotated[list[_Served], Field(min_length=1)]
+
+
+class _Answer(BaseModel):
+    model: str
+    threshold: float
+    outputs: Annotated[list[_Output], Field(min_length=len(SENTENCES), max_length=len(SENTENCES))]
 
 
 def show(url: str) -> int:
     """Print the table; the policy of the edge stays as it is. Raises InputError when nothing answers there."""
-    sentences = [*EASY, *HARDER, *ODD]
-    with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
-        _check_task(client)
-        answer = _classify(client, sentences, None)
-        print(f"{answer['model']} at {url}, threshold {answer['threshold']:g}\n")
+    return asyncio.run(_show(url))
+
+
+async def _show(url: str) -> int:
+    async with edge_client(url, "--url") as client:
+        await _check_task(client)
+        answer = await _classify(client, None)
+        print(f"{printable(answer.model)} at {url}, threshold {answer.threshold:g}\n")
         print(f"{'sentence':60}  {'answer':28}  {'confidence':10}  answered by")
-        for sentence, output in zip(sentences, answer["outputs"], strict=True):
+        for sentence, output in zip(SENTENCES, answer.outputs, strict=True):
             print(
-                f"{sentence:60}  {output['label']:28}  {output['confidence']:<10.3f}  "
-                f"{output['answered_by']}{_remark(output)}"
+                f"{sentence:60}  {printable(output.label):28}  {output.confidence:<10.3f}  "
+                f"{printable(output.answered_by)}{printable(_remark(output))}"
             )
         print("\nthreshold  deferral ratio")
         for threshold in THRESHOLDS:
-            outputs = _classify(client, sentences, threshold)["outputs"]
-            deferred = sum(output["decision"] != "accepted" for output in outputs)
+            outputs = (await _classify(client, threshold)).outputs
+            deferred = sum(output.decision != "accepted" for output in outputs)
             print(f"{threshold:<9g}  {deferred / len(outputs):.2f}  {'#' * deferred}")
     return 0
 
 
-def _remark(output: dict[str, Any]) -> str:
-    if output["decision"] == "degraded":
-        return f" (the gate deferred; {output['reason']})"
-    if output["decision"] == "deferred" and output["small"]["label"] != output["label"]:
-        return f" (small: {output['small']['label']})"
+def _remark(output: _Output) -> str:
+    if output.decision == "degraded":
+        return f" (the gate deferred; {output.reason})"
+    if output.decision == "deferred" and output.small is not None and output.small.label != output.label:
+        return f" (small: {output.small.label})"
     return ""
 
 
-def _check_task(client: httpx.Client) -> None:
-    """Raises InputError where the edge takes something else than sentences; whether it is there shows later."""
-    try:
-        served = client.get("/v1/models").json()["data"][0]
-    except (httpx.TransportError, ValueError, LookupError, TypeError):
-        return
-    if served.get("task") == "image-classification":
+async def _check_task(client: AsyncClient) -> None:
+    """Raises InputError where the edge takes something else than sentences."""
+    served = (await call(client, "GET", "/v1/models", None, _Models, NOT_THERE)).data[0]
+    if served.task == "image-classification":
         raise InputError(
-            f"{served['id']} at {client.base_url} takes images, and the demo has sentences alone; "
+            f"{served.id} at {client.base_url} takes images, and the demo has sentences alone; "
             f"send it images of your own: curl -s {client.base_url}/v1/classify -F images=@FILE"
         )
 
 
-def _classify(client: httpx.Client, sentences: list[str], threshold: float | None) -> dict[str, Any]:
+async def _classify(client: AsyncClient, threshold: float | None) -> _Answer:
     parameters = {} if threshold is None else {"threshold": threshold}
-    try:
-        response = client.post("/v1/classify", json={"inputs": sentences, "parameters": parameters})
-    except httpx.TransportError as error:
-        raise InputError(f"nothing answers at {client.base_url}: start it with `make serve` ({error})") from error
-    if response.status_code != 200:
-        raise InputError(f"{client.base_url} answered {response.status_code}: {response.text[:300]}")
-    answer: dict[str, Any] = response.json()
-    return answer
+    body = {"inputs": SENTENCES, "parameters": parameters}
+    return await call(client, "POST", "/v1/classify", body, _Answer, NOT_THERE)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.api_keys import KeyEntry, new_key, read_file
@@ -42,6 +42,7 @@ def run_new(arguments: argparse.Namespace) -> int:
         key, entry = new_key(arguments.name, scopes, arguments.limit)
         _print_entry(entry)
     else:
+        created = not os.path.exists(arguments.file)  # noqa: PTH110  Path.exists raises where a folder is closed
         with _rewriting(arguments.file, missing_is_empty=True) as entries:
             if any(entry.name == arguments.name for entry in entries):
                 raise StartupError(
@@ -49,6 +50,9 @@ def run_new(arguments: argparse.Namespace) -> int:
                 )
             key, entry = new_key(arguments.name, scopes, arguments.limit)
             entries.append(entry)
+        if created:
+            whose = f"only user {os.geteuid()} can read {arguments.file}"
+            print(f"{whose}: where the service runs as another, give it the file with chown", file=sys.stderr)
         print(f"added to {arguments.file}; this is the only time that the key is shown:", file=sys.stderr)
     print(key)
     return 0
@@ -82,33 +86,74 @@ def _print_entry(entry: KeyEntry) -> None:
 
 @contextmanager
 def _rewriting(path: Path, *, missing_is_empty: bool = False) -> Iterator[list[KeyEntry]]:
-    """The file's entries, to be changed in place; written back at the end, as a whole, readable for its owner alone."""
+    """The file's entries, to be changed in place and written back at the end. Raises StartupError."""
     if path.suffix == ".toml":
         raise StartupError(f"{path}: a TOML file is edited by hand; without --file the entry is printed")
+    target = Path(os.path.realpath(path))  # a link stays one
     try:
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(target.parent, os.O_RDONLY)
     except OSError as error:
-        raise StartupError(f"{path.parent}: cannot be read ({error.strerror})") from None
+        raise StartupError(f"{target.parent}: cannot be read ({error.strerror})") from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # two commands at once must not lose one's entry
-        entries = [] if missing_is_empty and not path.exists() else read_file(path)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)  # two commands at once must not lose one's entry
+        missing = not os.path.lexists(target)
+        entries = [] if missing and missing_is_empty else read_file(path)
         yield entries
-        _write(path, entries)
+        content = (json.dumps({"keys": [entry.model_dump() for entry in entries]}, indent=2) + "\n").encode()
+        try:
+            if missing:
+                _create(target, content)
+            else:
+                _overwrite(target, content)
+        except PermissionError as error:
+            owner = (target.parent if missing else target).stat().st_uid
+            who = f"run this as user {owner}, to whom {'its folder' if missing else 'it'} belongs, or as root"
+            raise StartupError(f"{path}: cannot be written ({error.strerror}); {who}") from None
+        except OSError as error:
+            raise StartupError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         os.close(folder)
 
 
-def _write(path: Path, entries: list[KeyEntry]) -> None:
-    content = json.dumps({"keys": [entry.model_dump() for entry in entries]}, indent=2) + "\n"
-    target = path.resolve()  # a link stays one
-    beside = target.with_name(f".{target.name}.new")
+def _create(path: Path, content: bytes) -> None:
+    """A whole file or none, readable for its owner alone."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        beside.unlink(missing_ok=True)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(descriptor)
-        beside.replace(target)
-    except OSError as error:
-        raise StartupError(f"{path}: cannot be written ({error.strerror})") from None
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """The file stays the file that it is: its owner, mode and ACL, its hard links, and where it is mounted.
+
+    Another file in its place would be one that a service under another user cannot read, or never sees: a container
+    that mounts the file goes on reading the old one. Raises OSError; the former content stands there then.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb+", buffering=0) as stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)  # a service reads it before or after, see api_keys.py
+        former = stream.readall()
+        try:
+            # Blanks up to the former end first: whenever this process is killed, what stands there is whole.
+            _put(descriptor, content.ljust(len(former)))
+            os.ftruncate(descriptor, len(content))
+        except OSError:  # the disk is full: what was there fitted
+            _put(descriptor, former)
+            os.ftruncate(descriptor, len(former))
+            raise
+        os.fsync(descriptor)
+
+
+def _put(descriptor: int, content: bytes) -> None:
+    written = 0
+    while written < len(content):
+        written += os.pwrite(descriptor, content[written:], written)

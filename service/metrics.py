@@ -126,6 +126,11 @@ class Metrics:
         self._limits_shared = Gauge(
             "gatekeeper_rate_limits_shared", "1: keys' limits are counted in Redis, across replicas", registry=own
         )
+        self._keys_current = Gauge(
+            "gatekeeper_api_keys_current",
+            "1: the API keys in force are those configured; 0: their file cannot be read, and the old ones stay",
+            registry=own,
+        )
 
     def count_item(self, decision: str, reason: str | None, override: str, confidence: float) -> None:
         """One item's outcome."""
@@ -168,6 +173,9 @@ class Metrics:
 
     def set_limits_shared(self, shared: bool) -> None:
         self._limits_shared.set(shared)
+
+    def set_keys_current(self, current: bool) -> None:
+        self._keys_current.set(current)
 
     def watch_queue(self, depth: Callable[[], int], capacity: int) -> None:
         """Read the depth when scraped."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from types import FrameType
 
 import httpx
+from pydantic_core import PydanticCustomError
 
+from models.files import read_bounded
 from service.errors import StartupError
 from service.server import bind
-from service.settings import EdgeSettings, LargeSettings
+from service.settings import EdgeSettings, LargeSettings, check_admin_token
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+MAX_TOKEN_BYTES = 1024
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -81,11 +84,12 @@ def admin_token(settings: EdgeSettings) -> tuple[str, Path | None]:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as stream:
                 stream.write(secrets.token_urlsafe(24) + "\n")
-        token = path.read_text().strip()
+        token = read_bounded(path, MAX_TOKEN_BYTES).decode("ascii").strip()
+        check_admin_token(token)
     except OSError as error:
         raise StartupError(f"{path}: the admin token cannot be kept there ({error.strerror})") from error
-    if len(token) < 8:
-        raise StartupError(f"{path} holds no token: delete the file, the next start makes a new one")
+    except (UnicodeDecodeError, PydanticCustomError):
+        raise StartupError(f"{path} holds no token: delete the file, the next start makes a new one") from None
     return token, path
 
 

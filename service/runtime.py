@@ -272,7 +272,13 @@ def _decode_first(
 async def _guard(settings: EdgeSettings | LargeSettings, runtime: Runtime, variable: str) -> AsyncIterator[None]:
     """API keys and their limits. Raises StartupError."""
     metrics = runtime.metrics
-    runtime.api_keys = ApiKeys(settings.api_keys, settings.api_keys_file, source=variable, on_names=metrics.know_keys)
+    runtime.api_keys = ApiKeys(
+        settings.api_keys,
+        settings.api_keys_file,
+        source=variable,
+        on_names=metrics.know_keys,
+        on_current=metrics.set_keys_current,
+    )
     # Without keys there is nothing to count, and no reason to connect.
     redis_url = str(settings.redis_url) if settings.redis_url is not None and runtime.api_keys.guarded else None
     runtime.rate_limits = RateLimits(

@@ -24,6 +24,15 @@ PACKAGED_BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
 _HTTP_URL = TypeAdapter(AnyHttpUrl)
 
 
+def check_admin_token(token: str) -> None:
+    """Raises PydanticCustomError for one that nobody can send in a header, or that is too short."""
+    if len(token.strip()) < 8:
+        raise PydanticCustomError("admin_token", "must have at least 8 characters; unset it to have no admin API")
+    if not re.fullmatch(r"[!-~][ -~]*[!-~]", token):
+        fault = "must be visible ASCII characters, without a blank or a line break at its ends: no header carries those"
+        raise PydanticCustomError("admin_token", fault)
+
+
 class _CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GATEKEEPER_", extra="ignore", frozen=True)
 
@@ -109,9 +118,9 @@ class EdgeSettings(_CommonSettings):
 
     @field_validator("admin_token")
     @classmethod
-    def _token_is_long_enough(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and len(token.get_secret_value()) < 8:
-            raise PydanticCustomError("admin_token", "must have at least 8 characters; unset it to have no admin API")
+    def _token_can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None:
+            check_admin_token(token.get_secret_value())
         return token
 
     @field_validator("admin_port")

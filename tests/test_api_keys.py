@@ -1,6 +1,7 @@
 """API keys: what is configured, who gets in, and a file that changes while the service runs."""
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import logging
@@ -269,6 +270,57 @@ async def test_keys_come_and_go_with_the_file(
         following.cancel()
     assert heard == [["one"], ["one", "two"], ["two"], []]
     assert "gk_" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["folder", "pipe", "pipe.toml", "huge", "deep.toml", "nul", "latin", "loop"])
+def test_what_is_no_file_of_keys_is_told_and_never_waited_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    elif name.startswith("pipe"):
+        os.mkfifo(path)
+    elif name == "loop":
+        path.symlink_to(path)
+    elif name == "huge":
+        with path.open("wb") as stream:
+            stream.truncate(10 * 2**30)  # no block of it is there
+    else:
+        path.write_bytes({"deep.toml": b"keys = " + b"[" * 50_000, "nul": b'{"keys": [\0]}', "latin": b"\xe4"}[name])
+    with pytest.raises(StartupError, match=r"cannot be read \(|is no (JSON|TOML)") as refused:
+        opened(None, path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_as_many_keys_as_fit_are_read_without_comparing_each_with_each(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": [{"name": f"k{number}", "sha256": HASH} for number in range(30_000)]}))
+    assert len(read_file(path)) == 30_000
+
+
+async def test_a_file_that_cannot_be_read_is_tried_again_until_it_can(
+    tmp_path: Path, quick_checks: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stops it here, a writer's lock, leaves mode, size and times as they are: nothing tells that it has ended."""
+    (first, first_entry), (second, second_entry) = (new_key(name, ["classify"], None) for name in ("one", "two"))
+    path = written(tmp_path / "keys.json", first_entry)
+    current: list[bool] = []
+    keys = ApiKeys(None, path, source=SOURCE, on_names=lambda _: None, on_current=current.append)
+    following = asyncio.create_task(keys.follow())
+    try:
+        with path.open("r+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.write(json.dumps({"keys": [second_entry.model_dump()]}).ljust(path.stat().st_size))
+            stream.flush()
+            await until(lambda: current[-3:] == [False] * 3)
+            assert gets_in(keys, first)
+        await until(lambda: gets_in(keys, second))
+    finally:
+        following.cancel()
+    assert not gets_in(keys, first)
+    assert current[0]
+    assert current[-1]
+    assert caplog.text.count("not reloaded") == 1, "once, not every time it is tried"
+    assert "being written" in caplog.records[0].__dict__["why"]
 
 
 async def test_reloads_under_load_never_refuse_a_key_that_stays(tmp_path: Path, quick_checks: None) -> None:

@@ -233,11 +233,24 @@ def _batches(page: Page) -> None:
 def _builds(page: Page) -> None:
     page.row("Builds")
     page.add(
-        sheet({"instance": "replica", "job": "job", "version": "service version", "gate_digest": "gate digest"}),
+        sheet(
+            {
+                "instance": "replica",
+                "job": "job",
+                "version": "service version",
+                "gate_digest": "gate digest",
+                "Value #B": "API keys current",
+            },
+            by="instance",
+        ),
         "Builds",
-        "What runs where.",
+        "What runs where. API keys current, 0: the keys file cannot be read, and a key that was removed from it still"
+        " gets in.",
         "none",
-        [rows(f"gatekeeper_build_info{{{MODEL}}}", "builds")],
+        [
+            rows(f"max by (instance, job, version, gate_digest) (gatekeeper_build_info{{{MODEL}}})", "builds"),
+            rows(f"max by (instance) (gatekeeper_api_keys_current{{{REPLICA}}})", "API keys"),
+        ],
         width=24,
         height=6,
         alert="PolicyVersionsDiffer",

@@ -414,6 +414,7 @@ def _replicas(page: Page) -> None:
                 "Value #C": "threshold",
                 "Value #D": "policy store up",
                 "Value #E": "breaker open",
+                "Value #F": "API keys current",
                 "version": "service version",
                 "gate_digest": "gate digest",
             },
@@ -421,7 +422,8 @@ def _replicas(page: Page) -> None:
         ),
         "Replicas",
         "What each replica has in force. A policy belongs to one gate digest: replicas of different digests, or"
-        " of different policy versions, decide the same item differently.",
+        " of different policy versions, decide the same item differently. API keys current, 0: the keys file cannot"
+        " be read, and a key that was removed from it still gets in.",
         "none",
         [
             rows(f"max by (instance, version, gate_digest) (gatekeeper_build_info{{{MODEL}}})", "build"),
@@ -429,6 +431,7 @@ def _replicas(page: Page) -> None:
             rows(f"max by (instance) (gatekeeper_threshold{{{MODEL}}})", "threshold"),
             rows(f"max by (instance) (gatekeeper_policy_store_up{{{REPLICA}}})", "policy store"),
             rows(f"max by (instance) (gatekeeper_remote_breaker_open{{{REPLICA}}})", "breaker"),
+            rows(f"max by (instance) (gatekeeper_api_keys_current{{{REPLICA}}})", "API keys"),
         ],
         width=14,
         alert="PolicyVersionsDiffer",

@@ -7,7 +7,6 @@ load_dataset("photographs/", None)      a directory with one folder of images a 
 load_dataset("owner/name", None)        a dataset of the Hugging Face hub
 """
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,12 @@ from models.data.images import Image
 from models.data.splits import Inputs, LabelledDataset, Rows, Source, Split, Task, build
 from models.data.tables import TABLE_SUFFIXES, Columns, is_table, read_table, read_tables, split_files
 from models.errors import InputError
+from models.files import MIB, read_json
 
 __all__ = ["Image", "Inputs", "LabelledDataset", "Split", "Task", "load_dataset"]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
+MOST_JSON_BYTES = 256 * MIB
 _NOT_STATED = "not stated"
 
 
@@ -97,7 +98,8 @@ def _banking77(directory: Path) -> Source:
     files = {name: directory / f"{name}.csv" for name in ("train", "test")}
     given = read_tables(files, Columns("text", "category"))
     path = directory / "categories.json"
-    if set(given["train"].labels) != set(_read_json(path)):
+    categories = _read_json(path)
+    if not isinstance(categories, list) or set(given["train"].labels) != {str(name) for name in categories}:
         raise InputError(f"{path} does not list the categories of {files['train']}")
     return Source("banking77", str(directory), "text-classification", "CC BY 4.0 (Casanueva et al. 2020)", given)
 
@@ -153,8 +155,9 @@ def _directory(directory: Path, columns: Columns) -> Source:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path, MOST_JSON_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; --data-dir is the folder that holds {path.parent.name}/") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path} cannot be read: {reason}") from error

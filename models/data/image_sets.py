@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from models.data.images import Image, ImageFile, checked, decode, fingerprints, image_file
 from models.data.splits import SPLIT_NAMES, Rows
 from models.errors import InputError
+from models.files import bounded, open_regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+MOST_BYTES = 1024**3  # of a file unpacked
 _UNSIGNED_BYTE = 0x08  # idx: the third byte of the magic number, the type of the values
 
 
@@ -36,7 +38,8 @@ def read_idx_pair(images: Path, labels: Path, names: tuple[str, ...]) -> Rows:
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     try:
-        content = gzip.decompress(path.read_bytes())
+        with open_regular(path, MOST_BYTES) as packed, gzip.open(packed) as stream:
+            content = bounded(stream, MOST_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -83,7 +86,7 @@ def _tar_images(path: Path) -> Iterator[tuple[PurePosixPath, Image]]:
                 name = PurePosixPath(member.name)
                 if len(name.parts) == 3 and name.parts[0] in SPLIT_NAMES and _is_image(name):
                     stream = archive.extractfile(member)
-                    content = stream.read() if stream else b""
+                    content = bounded(stream, MOST_BYTES) if stream else b""
                     yield name, decode(ImageFile(f"{path}: {name}", partial(BytesIO, content)), grey=False)
             while unpacked.read(1 << 20):  # a file cut short can end between two members: only its end tells
                 pass

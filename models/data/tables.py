@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.data.splits import SPLIT_NAMES, Rows
 from models.errors import InputError
+from models.files import once_each, read_bounded
+from models.parquet import read_parquet
 
 SPLIT_COLUMN = "split"
 # Python's limit of 131,072 characters a cell guards against a forgotten quote, which strict parsing finds anyway.
 csv.field_size_limit(2**31 - 1)
+MOST_BYTES = 4 * 1024**3  # of a csv or jsonl file, which is held in memory as a whole
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _jsonl_records(path: Path, columns: Columns, default_split: str) -> Iterator
             continue
         where = f"{path}: line {number}"
         try:
-            row = json.loads(line, object_pairs_hook=_once_each)
+            row = json.loads(line, object_pairs_hook=once_each)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise InputError(f"{where} is not valid JSON: {reason}") from None
@@ -160,15 +162,20 @@ def _jsonl_records(path: Path, columns: Columns, default_split: str) -> Iterator
 
 
 def _parquet_records(path: Path, columns: Columns, default_split: str) -> Iterator[_Record]:
+    has_split = False
+
+    def chosen(names: list[str]) -> list[str]:
+        nonlocal has_split
+        has_split = _find(path, names, columns)[2] is not None
+        return [columns.text, columns.label, *([SPLIT_COLUMN] if has_split else [])]
+
     try:
-        with pq.ParquetFile(path) as file:
-            has_split = _find(path, file.schema_arrow.names, columns)[2] is not None
-            names = [columns.text, columns.label, *([SPLIT_COLUMN] if has_split else [])]
-            number = 0
-            for batch in file.iter_batches(columns=names):
-                for values in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
-                    number += 1
-                    yield _Record(f"{path}: row {number}", *(values if has_split else (*values, default_split)))
+        table = read_parquet(path, chosen)
+        number = 0
+        for batch in table.to_batches(max_chunksize=65_536):
+            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                yield _Record(f"{path}: row {number}", *(values if has_split else (*values, default_split)))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -189,7 +196,7 @@ TABLE_SUFFIXES = tuple(_READERS)
 def _utf8(path: Path) -> str:
     """The text of a file, without a byte order mark."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, MOST_BYTES)
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
@@ -216,13 +223,6 @@ def _find(path: Path, names: list[str], columns: Columns) -> list[int | None]:
         if names.count(name) > 1:
             raise InputError(f"{path} has two columns {name!r}; rename one")
     return [names.index(name) if name in names else None for name in wanted]
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return row
 
 
 def _example(columns: Columns) -> str:

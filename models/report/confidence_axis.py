@@ -30,7 +30,7 @@ class ConfidenceAxis:
         low, high = np.quantile(scale.place(confidence), [0.001, 0.995])
         cut = float(scale.place(np.array([threshold]))[0])
         low, high = min(float(low), cut), max(float(high), cut)
-        margin = 0.04 * (high - low) or 0.5
+        margin = 0.04 * (high - low) or max(0.5, 0.1 * abs(high))
         return cls(low - margin, high + margin, shift)
 
     @property
