@@ -22,7 +22,7 @@ from service.api.document import complete
 from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.cascade import MAX_HOPS, Answer, Call, Output
-from service.errors import GatekeeperError, InvalidRequest, Overloaded, RequestError, TooLarge, TooManyHops
+from service.errors import GatekeeperError, InvalidRequest, RequestError, TooLarge, TooManyHops
 from service.gate import Reason, Route
 from service.remote import Input
 
@@ -265,8 +265,7 @@ async def _read_texts(headers: Headers, receive: Receive, runtime: Any) -> _Aske
 
 
 async def _read_images(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
-    if runtime.decoder.full:
-        raise Overloaded("too many images are waiting to be decoded: try again", retry_after_s=1)
+    runtime.decoder.admit()
     max_items = runtime.settings.max_items
     if is_form(headers):
         form = await read_form(headers, receive, runtime.max_body_bytes, max_items)
