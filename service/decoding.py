@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -23,8 +23,7 @@ from service.errors import Expired, Overloaded, TooLarge
 logger = logging.getLogger(__name__)
 
 Encoded = str | bytes  # an image as a request holds it: base64, or a file's bytes
-SLICE_S = 0.02  # after so long a request's next images go behind those of the requests before it
-AGEING = 4.0  # a request of ten seconds lets shorter ones go first that come within forty
+SLICE_S = 0.02  # after so long it is another request's turn
 WEIGHT = 0.2  # of the newest slice, in how fast this machine is
 MAX_PACE = 20.0
 LATE = 4.0  # times its estimate: a slice that takes longer is told of
@@ -52,27 +51,44 @@ class DecodeLimits:
     max_queue_wait_s: float = math.inf
 
 
-@dataclass(eq=False, slots=True)
 class _Job:
-    """One request's images. rank: when its turn comes; costs_s: the estimates."""
+    """One request's images and what each is estimated to take."""
 
-    images: Sequence[Encoded]
-    costs_s: Sequence[float]
-    rank: float
-    deadline: float | None
-    done: asyncio.Future[list[Any]]
-    decoded: list[Any] = field(default_factory=list)
+    def __init__(
+        self,
+        images: Sequence[Encoded],
+        costs_s: Sequence[float],
+        deadline: float | None,
+        done: "asyncio.Future[list[Any]]",
+    ) -> None:
+        self.images = images
+        self.costs_s = costs_s
+        self.deadline = deadline
+        self.done = done
+        self.decoded: list[Any] = []
+        self.total_s = self.left_s = sum(costs_s)
+        self.overtakes = False  # in its present turn
 
     @property
-    def left_s(self) -> float:
-        return sum(self.costs_s[len(self.decoded) :])
+    def next_s(self) -> float:
+        """Of the next image, or of the one that is being unpacked."""
+        return sum(self.costs_s[len(self.decoded) :][:1])
+
+    def add(self, decoded: list[Any]) -> float:
+        """The estimate of what was decoded now."""
+        start = len(self.decoded)
+        self.decoded += decoded
+        estimated_s = sum(self.costs_s[start : len(self.decoded)])
+        self.left_s -= estimated_s
+        return estimated_s
 
 
 class Decoder:
     """`read` turns encoded images into what the model takes, in threads.
 
     As many images are unpacked at once as there are threads: what they need in memory is bounded by that. The shortest
-    request goes first, unless a longer one has waited for long, so that nobody's many keep out another's one.
+    request goes first, so that nobody's many keep out another's one; half of the time is for those that it overtakes,
+    so that no request waits for ever.
     """
 
     def __init__(self, read: Reader, limits: DecodeLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,8 +97,10 @@ class Decoder:
         self._clock = clock
         self._items = 0
         self._bytes = 0
-        self._waiting: list[_Job] = []  # by rank
-        self._running: dict[_Job, float] = {}  # and since when, a slice of each
+        self._waiting: list[_Job] = []  # by length
+        self._turns: dict[_Job, None] = {}  # the same, by how long they have waited for a turn
+        self._running: dict[_Job, float] = {}  # an image of each is in a thread, since then
+        self._overtaken_s = 0.0  # for so long others have gone before who has waited longest
         self._pace = 1.0  # seconds for each of the estimate
         self.late = 0  # slices that took far longer than estimated
         self._executor = ThreadPoolExecutor(limits.threads, thread_name_prefix="decode")
@@ -96,7 +114,6 @@ class Decoder:
     def admit(self) -> None:
         """Raises Overloaded where not even a request of one small image would be taken. For before a body is read."""
         self._check_room(1, 1)
-        self._check_wait(self._clock(), 0.0, None)
 
     async def decode(self, images: Sequence[Encoded], deadline: float | None = None) -> list[Any]:
         """What `read` makes of each, in order; cancelled, it decodes no further.
@@ -113,50 +130,56 @@ class Decoder:
                 # A slice that nobody waits for any more is taken out of the executor's queue.
                 read = partial(self._some, self._read.seconds, images, len(costs_s))
                 costs_s += (await asyncio.get_running_loop().run_in_executor(self._headers, read)).values
-            total_s, now = sum(costs_s), self._clock()
+            total_s = sum(costs_s)
             if total_s > self._limits.max_request_s:
                 raise TooLarge(
                     f"the images would take {total_s:.1f} s to unpack, and {self._limits.max_request_s:g} s is the "
                     "most in one request: send several"
                 )
-            rank = now + AGEING * total_s
-            self._check_wait(rank, total_s, deadline)
-            job = _Job(images, costs_s, rank, deadline, asyncio.get_running_loop().create_future())
+            self._check_wait(total_s, deadline)
+            job = _Job(images, costs_s, deadline, asyncio.get_running_loop().create_future())
             self._put(job)
             self._start()
             try:
                 return await job.done
             finally:
-                if job in self._waiting:
-                    self._waiting.remove(job)
+                if job in self._turns:
+                    self._take(job)
         finally:
             self._items -= items
             self._bytes -= size
 
-    def wait_s(self, rank: float) -> float:
-        """Expected seconds until a request of that rank, put in now, is begun."""
-        ahead_s = sum(job.left_s for job in self._ahead(rank)) * self._pace / self._limits.threads
-        if len(self._running) < self._limits.threads:
-            return ahead_s
-        return ahead_s + min(self._slice_left_s(job, began) for job, began in self._running.items())
+    def wait_s(self, total_s: float) -> float:
+        """Expected seconds until a request of that length, put in now, is begun."""
+        shorter_s = self._ahead_s(total_s)
+        longer_s = sum(job.left_s for job in self._waiting) - shorter_s
+        wait_s = (shorter_s + min(shorter_s, max(0.0, longer_s))) * self._pace / self._limits.threads
+        if self._busy:
+            wait_s += min(self._image_left_s(job) for job in self._running)
+        return wait_s
 
     async def aclose(self) -> None:
         """Let the images in the threads end; what waits is cancelled."""
         for job in [*self._waiting, *self._running]:
             job.done.cancel()
         self._waiting.clear()
+        self._turns.clear()
         for executor in (self._headers, self._executor):
             await asyncio.get_running_loop().run_in_executor(None, partial(executor.shutdown, cancel_futures=True))
 
     def _check_room(self, items: int, size: int) -> None:
+        """Room for twice as much: whatever large ones are there, they leave some to the smaller."""
         limits = self._limits
-        if self._items + items > limits.max_queue_items or self._bytes + size > limits.max_queue_bytes:
+        full = self._items + 2 * items > limits.max_queue_items or self._bytes + 2 * size > limits.max_queue_bytes
+        if self._items and full:
             raise _overloaded(self.wait_s(math.inf))
+        if items > limits.max_queue_items or size > limits.max_queue_bytes:
+            raise _overloaded(0.0)
 
-    def _check_wait(self, rank: float, total_s: float, deadline: float | None) -> None:
-        wait_s = self.wait_s(rank)
+    def _check_wait(self, total_s: float, deadline: float | None) -> None:
+        wait_s = self.wait_s(total_s)
         # Whoever is next is always taken, as by the model's queue: behind one image there is no queue.
-        if self._ahead(rank) and wait_s > self._limits.max_queue_wait_s:
+        if wait_s > self._limits.max_queue_wait_s and self._ahead_s(total_s):
             raise _overloaded(wait_s)
         if deadline is not None and self._clock() + wait_s + total_s * self._pace > deadline and self._busy:
             raise Overloaded(
@@ -168,19 +191,29 @@ class Decoder:
     def _busy(self) -> bool:
         return len(self._running) >= self._limits.threads
 
-    def _ahead(self, rank: float) -> list[_Job]:
-        return self._waiting[: bisect.bisect_right(self._waiting, rank, key=_rank)]
+    def _ahead_s(self, total_s: float) -> float:
+        """What is estimated for requests that are no longer than that, but for the images that are being unpacked."""
+        waiting = self._waiting[: bisect.bisect_right(self._waiting, total_s, key=_length)]
+        begun = [job for job in self._running if job.total_s <= total_s]
+        return sum(job.left_s for job in waiting) + sum(max(0.0, job.left_s - job.next_s) for job in begun)
 
-    def _slice_left_s(self, job: _Job, began: float) -> float:
-        cost_s = sum(job.costs_s[len(job.decoded) :][:1])
-        return max(0.0, cost_s * self._pace - (self._clock() - began))
+    def _image_left_s(self, job: _Job) -> float:
+        return max(0.0, job.next_s * self._pace - (self._clock() - self._running[job]))
 
     def _put(self, job: _Job) -> None:
-        bisect.insort_right(self._waiting, job, key=_rank)
+        bisect.insort_right(self._waiting, job, key=_length)
+        self._turns[job] = None
+
+    def _take(self, job: _Job) -> None:
+        self._waiting.remove(job)
+        del self._turns[job]
 
     def _start(self) -> None:
         while self._waiting and not self._busy:
-            job, now = self._waiting.pop(0), self._clock()
+            job, now = self._next(), self._clock()
+            self._take(job)
+            if job.done.done():
+                continue  # nobody waits for it any more
             if job.deadline is not None and now >= job.deadline:
                 job.done.set_exception(Expired("the request's own deadline passed before its images were decoded"))
                 continue
@@ -188,13 +221,23 @@ class Decoder:
             run = partial(self._some, self._read, job.images, len(job.decoded))
             asyncio.get_running_loop().run_in_executor(self._executor, run).add_done_callback(partial(self._end, job))
 
+    def _next(self) -> _Job:
+        """The shortest, or who has waited longest, where it has been overtaken for as long as its next image takes."""
+        shortest, oldest = self._waiting[0], next(iter(self._turns))
+        shortest.overtakes = oldest is not shortest and self._overtaken_s < oldest.next_s * self._pace
+        if shortest.overtakes:
+            return shortest
+        self._overtaken_s = 0.0
+        return oldest
+
     def _end(self, job: _Job, ended: "asyncio.Future[_Slice]") -> None:
         del self._running[job]
         error = asyncio.CancelledError() if ended.cancelled() else ended.exception()
         if error is None:
-            found, start = ended.result(), len(job.decoded)
-            job.decoded += found.values
-            self._note(sum(job.costs_s[start : len(job.decoded)]), found.taken_s)
+            found = ended.result()
+            self._note(job.add(found.values), found.taken_s)
+            if job.overtakes:
+                self._overtaken_s += found.taken_s
         if job.done.done():
             pass  # nobody waits for it any more
         elif isinstance(error, asyncio.CancelledError):
@@ -232,8 +275,8 @@ class _Slice(NamedTuple):
     taken_s: float
 
 
-def _rank(job: _Job) -> float:
-    return job.rank
+def _length(job: _Job) -> float:
+    return job.total_s
 
 
 def _whole(seconds: float) -> int:

@@ -92,23 +92,37 @@ async def test_the_first_bad_image_fails_its_request_alone(opened: Open) -> None
 
 
 async def test_beyond_its_items_or_bytes_it_refuses_and_takes_again_later(opened: Open, reader: Reader) -> None:
-    decoder = opened(items=3, size=10)
-    reader.gate.clear()
-    first = asyncio.ensure_future(decoder.decode(["aaaa", "bbbb"]))
-    await asyncio.to_thread(eventually, lambda: reader.seen, "the first image")
+    """Alone, a request may fill it all; else it leaves room for as much again."""
+    decoder = opened(items=4, size=12)
+    (first,) = await held_up(decoder, [["aaaa", "bbbb"]], reader)
     with pytest.raises(Overloaded):
         await decoder.decode(["a", "b"])
     with pytest.raises(Overloaded):
         await decoder.decode(["ccc"])
     second = asyncio.ensure_future(decoder.decode(["cc"]))
-    await asyncio.sleep(0)
+    await queued(decoder, 1)
     with pytest.raises(Overloaded):
         decoder.admit()
     reader.gate.set()
     assert await first == ["AAAA", "BBBB"]
     assert await second == ["CC"]
     decoder.admit()
-    assert await decoder.decode(["dddd", "eeee", "ff"]) == ["DDDD", "EEEE", "FF"]
+    assert await decoder.decode(["dddd", "eeee", "f", "ggg"]) == ["DDDD", "EEEE", "F", "GGG"]
+    with pytest.raises(Overloaded):
+        await decoder.decode(["a"] * 5)
+
+
+async def test_many_large_requests_leave_room_for_a_small_one(opened: Open, reader: Reader) -> None:
+    decoder = opened(items=100)
+    reader.gate.clear()
+    large = [asyncio.create_task(decoder.decode(["a"] * 20)) for _ in range(30)]
+    await asyncio.sleep(0)
+    small = asyncio.create_task(decoder.decode(["b"]))
+    await asyncio.to_thread(eventually, lambda: decoder.waiting, "the small one, and those that were taken")
+    reader.gate.set()
+    assert await small == ["B"]
+    found = await asyncio.gather(*large, return_exceptions=True)
+    assert [kind for kind in map(type, found) if kind is not list] == [Overloaded] * 26
 
 
 async def test_of_a_request_that_is_given_up_nothing_more_is_decoded(opened: Open, reader: Reader) -> None:
@@ -186,15 +200,13 @@ async def test_a_single_image_overtakes_the_many_of_another(opened: Open, reader
     await asyncio.gather(*flood)
 
 
-async def test_who_has_waited_for_long_is_overtaken_no_more(opened: Open, reader: Reader) -> None:
+async def test_short_ones_do_not_keep_out_a_long_one(opened: Open, reader: Reader) -> None:
+    """Half of the time is for those that are overtaken: after three seconds of others, an image of three seconds."""
     decoder = opened()
-    first, long = await held_up(decoder, [["f"], ["l" * 3] * 2], reader)
-    reader.now_s += 100.0
-    late = asyncio.ensure_future(decoder.decode(["s"]))
-    await queued(decoder, 2)
+    tasks = await held_up(decoder, [["f"], ["lll", "lll"], *[["s"]] * 8], reader)
     reader.gate.set()
-    await asyncio.gather(first, long, late)
-    assert reader.seen == ["f", "lll", "lll", "s"]
+    await asyncio.gather(*tasks)
+    assert reader.seen[:5] == ["f", *"sss", "lll"]
 
 
 async def test_what_would_wait_too_long_is_refused_and_told_for_how_long(opened: Open, reader: Reader) -> None:
@@ -218,6 +230,19 @@ async def test_behind_one_image_there_is_no_queue(opened: Open, reader: Reader) 
     tasks = await held_up(decoder, [["a" * 9], ["b" * 9]], reader)
     reader.gate.set()
     assert await asyncio.gather(*tasks) == [["A" * 9], ["B" * 9]]
+
+
+async def test_behind_a_request_of_many_there_is_one(opened: Open, reader: Reader) -> None:
+    decoder = opened(max_queue_wait_s=4.0)
+    (task,) = await held_up(decoder, [["a"] * 6], reader)
+    with pytest.raises(Overloaded):
+        await decoder.decode(["b"] * 7)
+    shorter = asyncio.create_task(decoder.decode(["c"] * 5))
+    await queued(decoder, 1)
+    reader.gate.set()
+    assert await shorter == ["C"] * 5
+    await task
+    assert (reader.seen[1], reader.seen[-1]) == ("c", "a")
 
 
 async def test_what_cannot_be_there_by_its_deadline_is_refused_at_once(opened: Open, reader: Reader) -> None:
