@@ -151,9 +151,7 @@ class Decoder:
 
     def wait_s(self, total_s: float) -> float:
         """Expected seconds until a request of that length, put in now, is begun."""
-        shorter_s = self._ahead_s(total_s)
-        longer_s = sum(job.left_s for job in self._waiting) - shorter_s
-        wait_s = (shorter_s + min(shorter_s, max(0.0, longer_s))) * self._pace / self._limits.threads
+        wait_s = self._queue_s(total_s)
         if self._busy:
             wait_s += min(self._image_left_s(job) for job in self._running)
         return wait_s
@@ -178,8 +176,8 @@ class Decoder:
 
     def _check_wait(self, total_s: float, deadline: float | None) -> None:
         wait_s = self.wait_s(total_s)
-        # Whoever is next is always taken, as by the model's queue: behind one image there is no queue.
-        if wait_s > self._limits.max_queue_wait_s and self._ahead_s(total_s):
+        # Not by an image that is being unpacked: whoever is next is always taken, as by the model's queue.
+        if self._queue_s(total_s) > self._limits.max_queue_wait_s:
             raise _overloaded(wait_s)
         if deadline is not None and self._clock() + wait_s + total_s * self._pace > deadline and self._busy:
             raise Overloaded(
@@ -191,11 +189,13 @@ class Decoder:
     def _busy(self) -> bool:
         return len(self._running) >= self._limits.threads
 
-    def _ahead_s(self, total_s: float) -> float:
-        """What is estimated for requests that are no longer than that, but for the images that are being unpacked."""
+    def _queue_s(self, total_s: float) -> float:
+        """The same without the images that are being unpacked: requests no longer than that, and as much for others."""
         waiting = self._waiting[: bisect.bisect_right(self._waiting, total_s, key=_length)]
-        begun = [job for job in self._running if job.total_s <= total_s]
-        return sum(job.left_s for job in waiting) + sum(max(0.0, job.left_s - job.next_s) for job in begun)
+        begun = [job.left_s - job.next_s for job in self._running if job.total_s <= total_s]
+        shorter_s = sum(job.left_s for job in waiting) + sum(begun)
+        longer_s = sum(job.left_s for job in self._waiting[len(waiting) :])
+        return (shorter_s + min(shorter_s, longer_s)) * self._pace / self._limits.threads
 
     def _image_left_s(self, job: _Job) -> float:
         return max(0.0, job.next_s * self._pace - (self._clock() - self._running[job]))
@@ -228,6 +228,7 @@ class Decoder:
         if shortest.overtakes:
             return shortest
         self._overtaken_s = 0.0
+        oldest.overtakes = False
         return oldest
 
     def _end(self, job: _Job, ended: "asyncio.Future[_Slice]") -> None:

@@ -1,10 +1,8 @@
-"""What an image will cost to unpack, from its header: seconds on a slow core, measured, on the safe side.
+"""What an image will cost to unpack, from its header: seconds of a slow core, measured, on the safe side.
 
-`gatekeeper serve` on two shared cores; docs/performance.md has the measurements. How fast a machine really is, the
-decoder learns as it goes; what is refused for its cost does not depend on that.
+docs/faults.md has the measurements. How fast a machine really is, the decoder learns as it goes; what is refused for
+its cost does not depend on that.
 """
-
-from models.data.images import Header
 
 IMAGE_S = 0.0003  # of any image, however small
 SCAN_NS = 0.8  # a pixel, for each pass of a progressive JPEG over it
@@ -19,16 +17,19 @@ OTHER_BYTE_NS = 1.0
 BANDS = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 
 
-def decode_s(header: Header, content: bytes) -> float:
-    """Seconds of one core, for everything that is done to the image."""
-    kind = "JPEG" if header.kind == "MPO" else header.kind
-    pixel_ns = PIXEL_NS.get(kind, OTHER_PIXEL_NS)[BANDS.get(header.mode, 1) - 1]
-    byte_ns = BYTE_NS.get(kind, OTHER_BYTE_NS)
-    if header.deep:
+def decode_s(
+    kind: str, mode: str, *, pixels: int, file_bytes: int, transparent: bool, deep: bool, scans: int = 0
+) -> float:
+    """Seconds of one core, for everything that is done to the image.
+
+    kind and mode: Pillow's names. deep: 16 bits a band. scans: of a progressive JPEG, else 0.
+    """
+    kind = "JPEG" if kind == "MPO" else kind
+    pixel_ns = PIXEL_NS.get(kind, OTHER_PIXEL_NS)[BANDS.get(mode, 1) - 1]
+    byte_ns = PROGRESSIVE_BYTE_NS if scans else BYTE_NS.get(kind, OTHER_BYTE_NS)
+    if deep:
         pixel_ns *= DEEP
-    if header.transparent:
+    if transparent:
         pixel_ns += WHITE_NS
-    if header.progressive:
-        byte_ns = PROGRESSIVE_BYTE_NS
-        pixel_ns += SCAN_NS * content.count(b"\xff\xda")
-    return IMAGE_S + (header.width * header.height * pixel_ns + len(content) * byte_ns) / 1e9
+    pixel_ns += SCAN_NS * scans
+    return IMAGE_S + (pixels * pixel_ns + file_bytes * byte_ns) / 1e9

@@ -71,7 +71,15 @@ class ImageReader:
         found = _refusing(lambda: header(_file(where, content), self._limits), where)
         if found.in_python:
             raise InvalidRequest(f"{where}: a run-length {found.kind} is not read: save it again, as PNG")
-        seconds = decode_s(found, content)
+        seconds = decode_s(
+            found.kind,
+            found.mode,
+            pixels=found.width * found.height,
+            file_bytes=len(content),
+            transparent=found.transparent,
+            deep=found.deep,
+            scans=content.count(b"\xff\xda") if found.progressive else 0,
+        )
         if seconds > self._max_seconds:
             raise TooLarge(
                 f"{where}: the image would take {seconds:.1f} s to unpack, and {self._max_seconds:g} s is the most: "

@@ -210,7 +210,7 @@ async def test_short_ones_do_not_keep_out_a_long_one(opened: Open, reader: Reade
 
 
 async def test_what_would_wait_too_long_is_refused_and_told_for_how_long(opened: Open, reader: Reader) -> None:
-    decoder = opened(max_queue_wait_s=4.0)
+    decoder = opened(max_queue_wait_s=2.0)
     tasks = await held_up(decoder, [["a" * 3], ["b" * 3]], reader)
     with pytest.raises(Overloaded) as refused:  # 3 s of the first, 3 of the second
         await decoder.decode(["c" * 4])
