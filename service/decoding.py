@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 Encoded = str | bytes  # an image as a request holds it: base64, or a file's bytes
 SLICE_S = 0.02  # after so long it is another request's turn
+SHORT_BYTES = 16 * 1024  # reading the header of so small a file takes less than the way to a thread and back
 WEIGHT = 0.2  # of the newest slice, in how fast this machine is
 MAX_PACE = 20.0
 LATE = 4.0  # times its estimate: a slice that takes longer is told of
@@ -31,7 +32,7 @@ LATE_S = 1.0
 
 
 class Reader(Protocol):
-    """How images are read; both are called in a thread, and get a name for errors."""
+    """How images are read, in a thread, but for a short one's header; both get a name for errors."""
 
     def seconds(self, encoded: Encoded, where: str) -> float:
         """What it will take to read it. Raises for what is not to be read."""
@@ -126,6 +127,8 @@ class Decoder:
         self._bytes += size
         try:
             costs_s: list[float] = []
+            if size <= SHORT_BYTES and items == 1:
+                costs_s.append(self._read.seconds(images[0], "inputs.0"))
             while len(costs_s) < items:
                 # A slice that nobody waits for any more is taken out of the executor's queue.
                 read = partial(self._some, self._read.seconds, images, len(costs_s))

@@ -127,12 +127,7 @@ async def test_many_large_requests_leave_room_for_a_small_one(opened: Open, read
 
 async def test_of_a_request_that_is_given_up_nothing_more_is_decoded(opened: Open, reader: Reader) -> None:
     decoder = opened()
-    reader.gate.clear()
-    left = asyncio.ensure_future(decoder.decode(["a"] * 50))
-    waiting = asyncio.ensure_future(decoder.decode(["b"]))
-    await asyncio.to_thread(eventually, lambda: reader.seen, "the first image")
-    gone = asyncio.ensure_future(decoder.decode(["c"]))
-    await asyncio.sleep(0)
+    left, waiting, gone = await held_up(decoder, [["a"] * 50, ["b"], ["c"]], reader)
     gone.cancel()
     left.cancel()
     await asyncio.gather(left, gone, return_exceptions=True)
