@@ -21,7 +21,7 @@ from models.errors import BundleError
 from service.api_keys import ApiKeys
 from service.batcher import Batcher, BatchLimits
 from service.cascade import Cascade, Classifier, LargeModel, Prediction
-from service.decoding import Decoder, DecodingClassifier
+from service.decoding import DecodeLimits, Decoder, DecodingClassifier
 from service.endpoint import Endpoint
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.exchange import trusted_roots
@@ -257,13 +257,16 @@ def _decode_first(
     """Where the model takes images, a decoder in front of the runtime's classifier."""
     if model.prepare is None:
         return
-    runtime.decoder = Decoder(
-        ImageReader(model.prepare, settings.max_image_pixels),
+    limits = DecodeLimits(
         threads=settings.decode_threads,
         # One request of max_items, or of max_body_bytes, must always fit into an empty queue.
         max_queue_items=max(settings.max_queue_items, settings.max_items),
         max_queue_bytes=max(settings.max_decode_queue_bytes, runtime.max_body_bytes),
+        max_request_s=max(settings.max_decode_ms, settings.max_image_ms) / 1000,
+        max_queue_wait_s=settings.max_queue_wait_ms / 1000,
     )
+    reader = ImageReader(model.prepare, settings.max_image_pixels, settings.max_image_ms / 1000)
+    runtime.decoder = Decoder(reader, limits)
     stack.push_async_callback(runtime.decoder.aclose)
     runtime.classifier = DecodingClassifier(runtime.decoder, runtime.classifier)
 

@@ -45,6 +45,12 @@ class _CommonSettings(BaseSettings):
         128 * 1024 * 1024, ge=1_024, le=2**40, description="of all bodies on their way; above: 429. At least a body"
     )
     max_image_pixels: int = Field(16_000_000, ge=1, le=64_000_000, description="a larger image is 413, not unpacked")
+    max_image_ms: float = Field(
+        1_000.0, gt=0, le=3_600_000, description="an image that would take longer to unpack, by its header, is 413"
+    )
+    max_decode_ms: float = Field(
+        10_000.0, gt=0, le=3_600_000, description="the same of one request's images together. At least max_image_ms"
+    )
     decode_threads: int = Field(1, ge=1, le=64, description="images unpacked at once")
     max_decode_queue_bytes: int = Field(
         128 * 1024 * 1024, ge=1_024, le=2**40, description="images waiting to be decoded; above: 429. At least a body"

@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, overload
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import PIL.ImageOps
 from numpy.typing import NDArray
 
+from models.data import png
 from models.errors import InputError
 
 Image = NDArray[np.uint8]  # (H, W) grey or (H, W, 3) RGB
 # No photograph that a small model is tuned on is larger; a few kilobytes can unpack to gigabytes.
 MAX_PIXELS = 64_000_000
+STRIP_PIXELS = 256 * 1024  # worked on at once where a whole copy would take a quarter of a gigabyte
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Limits:
     """What is opened at all. formats: Pillow's names of them, None for every one that it knows."""
 
     max_pixels: int = MAX_PIXELS
+    max_side: int = MAX_PIXELS
     formats: tuple[str, ...] | None = None
 
 
@@ -85,6 +90,27 @@ class TooManyPixels(InputError):
     """An image beyond its limit: known from its header, nothing was unpacked."""
 
 
+class UnknownKind(InputError):
+    """No image, or one of a kind that is not opened."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is unpacked. kind and mode: Pillow's names, as PNG and RGB.
+
+    deep: 16 bits a band. in_python: Pillow has no faster decoder for it.
+    """
+
+    kind: str
+    mode: str
+    width: int
+    height: int
+    transparent: bool
+    deep: bool
+    progressive: bool
+    in_python: bool
+
+
 def decode(file: ImageFile, grey: bool) -> Image:
     """The image, uint8: (H, W) where `grey`, else (H, W, 3). Turned as its EXIF says; what is transparent is white.
 
@@ -104,13 +130,47 @@ def picture(file: ImageFile, grey: bool | None, limits: Limits = ANY_FORMAT) -> 
         if grey is None:
             grey = set(image.getbands()) <= _GREY_BANDS
         PIL.ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion cuts at 255 instead of scaling
-            image = PIL.Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
         mode = "L" if grey else "RGB"
-        return image if image.mode == mode else image.convert(mode)
+        if image.mode == mode and not image.has_transparency_data:
+            return image
+        return _in_strips(image, mode)
+
+
+def _in_strips(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """The image in that mode: whole copies of it on the way would be three more, and keep other threads waiting."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        return _plain(image, mode)
+    whole = PIL.Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        whole.paste(_plain(image.crop(box), mode), box)
+    return whole
+
+
+def _plain(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """Of 8 bits, in front of white, in that mode."""
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion cuts at 255 instead of scaling
+        image = PIL.Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def header(file: ImageFile, limits: Limits = ANY_FORMAT) -> Header:
+    """What the file says of its image. Raises what `picture` does for one that is not opened."""
+    with _opened(file, limits) as image:
+        return Header(
+            kind=image.format or "",
+            mode=image.mode,
+            width=image.width,
+            height=image.height,
+            transparent=image.has_transparency_data,
+            deep=image.mode.startswith("I") or any("16" in str(tile.args) for tile in image.tile),
+            progressive="progressive" in image.info,
+            in_python=any(tile.codec_name in PIL.Image.DECODERS for tile in image.tile),
+        )
 
 
 def is_grey(file: ImageFile) -> bool:
@@ -136,18 +196,27 @@ def fingerprints(images: Sequence[Image] | NDArray[np.uint8]) -> tuple[str, ...]
 
 
 @contextmanager
-def _opened(file: ImageFile, limits: Limits = ANY_FORMAT) -> Iterator[PIL.Image.Image]:
+def _opened(file: ImageFile, limits: Limits = ANY_FORMAT) -> Iterator[PIL.ImageFile.ImageFile]:
     """The image with its header read; what fails until it is closed is told by the file's name."""
     try:
-        with file.open() as stream, PIL.Image.open(stream, formats=limits.formats) as image:
+        with file.open() as stream, PIL.Image.open(_pixels_alone(stream), formats=limits.formats) as image:
             _check_size(image, limits.max_pixels)
+            _check_sides(file, image, limits.max_side)
             yield image
+    except TooManyPixels:
+        raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         raise TooManyPixels(f"{file.where}: the image has more than {_pixels(limits.max_pixels)}") from None
     except PIL.UnidentifiedImageError:
-        raise InputError(f"{file.where} is not an image of a kind that can be read") from None
+        raise UnknownKind(f"{file.where} is not an image of a kind that can be read") from None
     except _UNREADABLE as error:
         raise InputError(f"{file.where}: the image cannot be read: {str(error) or 'it is damaged'}") from error
+
+
+def _pixels_alone(stream: BinaryIO) -> BinaryIO:
+    is_png = stream.read(len(png.MAGIC)) == png.MAGIC
+    stream.seek(0)
+    return BytesIO(png.without_metadata(stream.read())) if is_png else stream
 
 
 def _check_size(image: PIL.Image.Image, max_pixels: int) -> None:
@@ -155,6 +224,11 @@ def _check_size(image: PIL.Image.Image, max_pixels: int) -> None:
         raise ValueError("it has no pixels")
     if image.width * image.height > max_pixels:
         raise PIL.Image.DecompressionBombError
+
+
+def _check_sides(file: ImageFile, image: PIL.Image.Image, max_side: int) -> None:
+    if max(image.size) > max_side:
+        raise TooManyPixels(f"{file.where}: the image has a side of more than {max_side:,} pixels")
 
 
 def _pixels(count: int) -> str:

@@ -23,7 +23,7 @@ from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, 
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.bounded_json import Model
 from service.cascade import MAX_HOPS, Answer, Call, Output
-from service.errors import GatekeeperError, InvalidRequest, Overloaded, RequestError, TooLarge, TooManyHops
+from service.errors import GatekeeperError, InvalidRequest, RequestError, TooLarge, TooManyHops
 from service.gate import Reason, Route
 from service.remote import Input
 from service.remote_wire import HANDSHAKE
@@ -279,8 +279,7 @@ async def _read_texts(headers: Headers, receive: Receive, runtime: Any, intake: 
 
 
 async def _read_images(headers: Headers, receive: Receive, runtime: Any, intake: Intake) -> _Asked:
-    if runtime.decoder.full:
-        raise Overloaded("too many images are waiting to be decoded: try again", retry_after_s=1)
+    runtime.decoder.admit()
     max_items = runtime.settings.max_items
     if is_form(headers):
         form = await read_form(headers, receive, runtime.max_body_bytes, max_items, intake)

@@ -1,11 +1,13 @@
 """Images in a classify request: base64 in JSON, or files in a form. What is in them is told by service/decoding.py."""
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, NamedTuple, overload
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers as RawHeaders
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -13,12 +15,14 @@ from starlette.types import Receive
 
 from service.api.body import SMALL_DOCUMENT, Headers, Intake, body_chunks, invalid
 from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
-from service.errors import InvalidRequest, MalformedForm, TooLarge
+from service.errors import InvalidRequest, MalformedForm, TooLarge, UnsupportedMediaType
 
 FILE_FIELDS = ("images", "image")
 MAX_FIELDS = 8  # there are four
 MAX_FIELD_BYTES = 64 * 1024
 FORM = "multipart/form-data"
+CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+_BOUNDARY = re.compile(rb"[\x20-\x7e]{0,69}[\x21-\x7e]")  # RFC 2046's length; of letters, more than it has
 
 
 class EncodedImage(BaseModel):
@@ -88,7 +92,7 @@ async def read_form(headers: Headers, receive: Receive, max_bytes: int, max_item
     """The form, whole and in memory. Raises as read_body does, MalformedForm (no form) or InvalidRequest."""
     async with aclosing(body_chunks(headers, receive, max_bytes, intake)) as chunks:
         parser = _Parser(
-            RawHeaders(raw=list(headers.items())),
+            _content_type(headers),
             chunks,
             max_files=max_items,
             max_fields=MAX_FIELDS,
@@ -110,6 +114,23 @@ async def read_form(headers: Headers, receive: Receive, max_bytes: int, max_item
             _add_field(form, name, value)
     _check_size(form.files, max_bytes)
     return form
+
+
+def _content_type(headers: Headers) -> RawHeaders:
+    """What the parser is told: the boundary alone.
+
+    It would read names and values by any codec of Python's that the header names: some raise, some take the square of
+    the length.
+    """
+    _, options = parse_options_header(headers[b"content-type"])
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in CHARSETS:
+        raise UnsupportedMediaType(f"the form's charset is {charset[:20]!r}: send its texts in utf-8")
+    boundary = options.get(b"boundary")
+    if boundary is None or not _BOUNDARY.fullmatch(boundary):
+        raise MalformedForm("the form's content-type must name its boundary, of 1 to 70 ASCII characters")
+    quoted = boundary.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return RawHeaders(raw=[(b"content-type", b'%b; boundary="%b"' % (FORM.encode(), quoted))])
 
 
 def form_parameters(model: type[Model], fields: dict[str, str]) -> Model:
