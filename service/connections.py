@@ -6,7 +6,7 @@ cut off without a word.
 
 And two ends that uvicorn has not. A connection that is closed while its client still sends is reset by the kernel, and
 the answer lost with it: here it lingers, half-closed, and what still comes is dropped. A client that closes its own
-half after its request, as `nc -N` does, is answered: see `Connection.eof_received`.
+half after its last request, as `nc -N` does, is answered: see `Connection.eof_received`.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic_core import to_json
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
@@ -280,16 +281,18 @@ class Connection(MendedProtocol):
         self._front.close = self._transport.close  # no cycle of references is left to the collector
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's says nothing, which closes
-        """Whether the connection stays open: it does if a whole request waits for its answer.
+        """Whether the connection stays open: it does if an announced last request waits for its answer.
 
-        A client that has left looks the same as one that has closed its half, until something is sent to it: `probe`.
-        HTTP/1.0 or `connection: close` do not tell: a proxy says both, and leaves when its own client does.
+        A client that has left looks the same as one that has closed its half, until something is sent to it. Who has
+        not said that the request is the last one has left, and its work is given up at once: under load, that of
+        many would keep others waiting. Who has said so may still be a proxy that leaves with its own client: `probe`.
         """
         cycle = self.cycle
         unread = self._in_head or cycle is None or cycle.more_body
         if unread or self.transport.is_closing() or (cycle.response_complete and not self.pipeline):
             return False
-        cycle.keep_alive = False
+        if not _is_last(cycle.scope):
+            return False
         self._all.half_closed(self)
         return True
 
@@ -423,6 +426,13 @@ class Connection(MendedProtocol):
             self._all.work(self)
         else:
             self._all.wait(self)
+
+
+def _is_last(scope: HTTPScope) -> bool:
+    """Whether the client has said that no other request follows on the connection."""
+    if scope["http_version"] == "1.0":
+        return True
+    return any(name == b"connection" and b"close" in value.lower() for name, value in scope["headers"])
 
 
 def room_for(wanted: int, other_files: int) -> int:
