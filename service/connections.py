@@ -3,6 +3,10 @@
 uvicorn's own timer covers only the pause after an answer. Without these bounds half a header is kept for ever, a
 header line may be 200 MB, and at the limit of open files new clients, health checks and calls to the large model are
 cut off without a word.
+
+And two ends that uvicorn has not. A connection that is closed while its client still sends is reset by the kernel, and
+the answer lost with it: here it lingers, half-closed, and what still comes is dropped. A client that closes its own
+half after its last request, as `nc -N` does, is answered: see `Connection.eof_received`.
 """
 
 import asyncio
@@ -10,9 +14,10 @@ import logging
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import to_json
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
@@ -22,6 +27,15 @@ from service.shedding import shed
 
 SWEEP_S = 0.25
 IDLE_S = 1.0
+# A connection lingers while bytes come, no further apart than that, for client_timeout_s and so many bytes at the most:
+# those that the request has announced, or a few where it has not.
+LINGER_S = 2.0
+LINGER_ANNOUNCED_BYTES = 64 * 1024 * 1024  # twice what a body of images may have by default
+LINGER_BYTES = 8 * 1024 * 1024
+MOST_LINGERING = 64  # above, the one that has been silent longest is closed
+# A client that has closed its half is asked twice, so far apart, whether it is still there.
+HALF_CLOSED_S = 0.5
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 LEAST_CONNECTIONS = 16
 
 logger = logging.getLogger(__name__)
@@ -84,6 +98,8 @@ class Connections:
         # Each with its deadline, the longest waiting first.
         self._new: dict[Connection, float] = {}
         self._answered: dict[Connection, float] = {}
+        self._half_closed: dict[Connection, float] = {}
+        self._lingering: dict[Connection, float] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
     def protocol(
@@ -99,7 +115,7 @@ class Connections:
     def opened(self, connection: "Connection") -> None:
         """Make room for it, or refuse it."""
         self._open += 1
-        if self._open > self.limits.max_connections:
+        if self._open - len(self._lingering) > self.limits.max_connections:
             idlest = self._idlest(connection.loop.time())
             if idlest is None:
                 connection.refuse_unread()
@@ -113,6 +129,8 @@ class Connections:
     def closed(self, connection: "Connection") -> None:
         self._open -= 1
         self.work(connection)
+        self._half_closed.pop(connection, None)
+        self._lingering.pop(connection, None)
 
     def shed(self, connection: "Connection") -> None:
         """It has been told that there is too much to do."""
@@ -136,6 +154,23 @@ class Connections:
         if connection.close(refusal):
             self._count(refusal.kind)
 
+    def half_closed(self, connection: "Connection") -> None:
+        """Its client has closed its half, or left, while we owe it an answer."""
+        self._half_closed[connection] = connection.loop.time() + HALF_CLOSED_S
+
+    def linger(self, connection: "Connection") -> None:
+        """It is to be closed when its client has stopped sending, and does not count among max_connections."""
+        self.work(connection)
+        self._lingering.pop(connection, None)
+        self._lingering[connection] = connection.loop.time() + LINGER_S
+        if len(self._lingering) > MOST_LINGERING:
+            self._cut_silent()
+
+    def _cut_silent(self) -> None:
+        silent = next(iter(self._lingering))
+        del self._lingering[silent]
+        silent.abort()
+
     def _idlest(self, now: float) -> "Connection | None":
         for connection in self._new:
             return connection
@@ -150,7 +185,33 @@ class Connections:
         for waiting in (self._new, self._answered):
             while (first := next(iter(waiting), None)) is not None and waiting[first] <= now:
                 self.refuse(first, TOO_SLOW)
+        while (first := next(iter(self._half_closed), None)) is not None and self._half_closed[first] <= now:
+            del self._half_closed[first]
+            if first.probe():
+                self.half_closed(first)
+        while (first := next(iter(self._lingering), None)) is not None and self._lingering[first] <= now:
+            self._cut_silent()
         self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop) if self._open else None
+
+
+class _Transport:
+    """What uvicorn uses of a transport, with a `close` of ours. All else is the transport's own, at no call more."""
+
+    __slots__ = ("abort", "close", "get_extra_info", "is_closing", "pause_reading", "resume_reading", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.abort = transport.abort
+        self.close = close
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing: Callable[[], bool] = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.write: Callable[[bytes], None] = transport.write
+
+    def end(self) -> None:
+        """Look closed."""
+        self.is_closing = lambda: True
+        self.write = lambda _: None
 
 
 class Connection(MendedProtocol):
@@ -159,6 +220,9 @@ class Connection(MendedProtocol):
     Of a request that arrives in one piece this costs two calls more. `scope` belongs to the newest request that has
     begun, `cycle` to the newest whose headers are whole; while they differ, headers are on their way.
     """
+
+    _transport: asyncio.Transport
+    _front: _Transport
 
     def __init__(
         self,
@@ -174,6 +238,9 @@ class Connection(MendedProtocol):
         self._max_header_bytes = connections.limits.max_header_bytes
         self._header_bytes = 0  # since a body or whole headers came: request line, headers, trailers, sizes of chunks
         self._refused_unread = False
+        self._probes = 0
+        self._lingers_until = 0.0  # 0: it does not
+        self._lingers_bytes = 0
 
     @property
     def _in_head(self) -> bool:
@@ -198,16 +265,57 @@ class Connection(MendedProtocol):
         self.transport.close()
         return cut_off
 
+    def abort(self) -> None:
+        """Close at once, whatever is on its way."""
+        self._transport.abort()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+        self._transport = transport
+        self._front = _Transport(transport, self._close)
+        super().connection_made(cast("asyncio.Transport", self._front))
         self._all.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._all.closed(self)
+        self._front.close = self._transport.close  # no cycle of references is left to the collector
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's says nothing, which closes
+        """Whether the connection stays open: it does if an announced last request waits for its answer.
+
+        A client that has left looks the same as one that has closed its half, until something is sent to it. Who has
+        not said that the request is the last one has left, and its work is given up at once: under load, that of
+        many would keep others waiting. Who has said so may still be a proxy that leaves with its own client: `probe`.
+        """
+        cycle = self.cycle
+        unread = self._in_head or cycle is None or cycle.more_body
+        if unread or self.transport.is_closing() or (cycle.response_complete and not self.pipeline):
+            return False
+        if not _is_last(cycle.scope):
+            return False
+        self._all.half_closed(self)
+        return True
+
+    def probe(self) -> bool:
+        """Find out whether a client that has closed its half has left; whether to do so once more.
+
+        To one that has left, the first interim answer provokes a reset and the second meets it: the connection is lost.
+        HTTP/1.0 knows no interim answers: such a client has left after the second time.
+        """
+        cycle = self.cycle
+        if self.transport.is_closing() or (cycle.response_started and not self.pipeline):
+            return False  # it is being answered, which tells as well
+        self._probes += 1
+        if cycle.scope["http_version"] == "1.1" and not self.pipeline:
+            self._transport.write(INTERIM)
+        elif self._probes == 2:
+            self.abort()
+        return self._probes < 2
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
+            if self._lingers_until:
+                self._drop(data)
             return
         if self._shed(data):
             return
@@ -244,6 +352,10 @@ class Connection(MendedProtocol):
         self._all.shed(self)
         return True
 
+    def send_400_response(self, msg: str) -> None:
+        self.refuse_unread()
+        super().send_400_response(msg)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.answered = True
@@ -256,6 +368,38 @@ class Connection(MendedProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._turn()
+
+    def _close(self) -> None:
+        """In the place of the transport's close: linger if the client may still be sending."""
+        cycle = self.cycle
+        unread = self._refused_unread or self._in_head or self.pipeline or (cycle is not None and cycle.more_body)
+        if not unread or self.flow.write_paused or self._transport.is_closing():
+            self._transport.close()
+        elif not self._lingers_until:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._lingers_until = self.loop.time() + self._all.limits.client_timeout_s
+        self._front.end()
+        self._lingers_bytes = LINGER_BYTES
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body and not self._in_head:
+            announced = dict(cycle.scope["headers"]).get(b"content-length", b"0")
+            self._lingers_bytes = max(LINGER_BYTES, min(int(announced), LINGER_ANNOUNCED_BYTES))
+        if cycle is not None:  # as if the connection were lost
+            cycle.disconnected = cycle.disconnected or not cycle.response_complete
+            cycle.message_event.set()
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self._transport.write_eof()
+        self._all.linger(self)
+
+    def _drop(self, data: bytes) -> None:
+        self._lingers_bytes -= len(data)
+        if self._lingers_bytes < 0 or self.loop.time() > self._lingers_until:
+            self.abort()
+        else:
+            self._all.linger(self)
 
     def _header_too_large(self, data: bytes) -> bool:
         """Refuse a piece that has too much of a header in itself, before it is parsed."""
@@ -282,6 +426,13 @@ class Connection(MendedProtocol):
             self._all.work(self)
         else:
             self._all.wait(self)
+
+
+def _is_last(scope: HTTPScope) -> bool:
+    """Whether the client has said that no other request follows on the connection."""
+    if scope["http_version"] == "1.0":
+        return True
+    return any(name == b"connection" and b"close" in value.lower() for name, value in scope["headers"])
 
 
 def room_for(wanted: int, other_files: int) -> int:

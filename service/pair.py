@@ -1,4 +1,8 @@
-"""`gatekeeper up`: the edge and the large-model service as two processes on this machine, stopped together."""
+"""`gatekeeper up`: the edge and the large-model service as two processes on this machine, stopped together.
+
+The first signal stops them, the edge first. Further ones go on to the child that is being stopped, which takes them as
+service/server.py says: what it has accepted is answered, unless somebody insists.
+"""
 
 import ctypes
 import json
@@ -9,26 +13,30 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import httpx
 from pydantic_core import PydanticCustomError
 
 from models.files import read_bounded
 from service.errors import StartupError
-from service.server import bind
+from service.server import address, bind
 from service.settings import EdgeSettings, LargeSettings, check_admin_token
 
 READY_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 15.0  # beyond the time that a child itself gives to what it has accepted
 MAX_TOKEN_BYTES = 1024
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 class _Stopped(Exception):
-    """SIGINT or SIGTERM asked us to stop."""
+    """A signal asked us to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
@@ -37,8 +45,11 @@ def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
         if port == 0:
             raise StartupError("the pair needs ports that it can tell: give a number above 0")
         bind(host, port).close()
+    if edge.admin_port:
+        bind(edge.host, edge.admin_port).close()
     token, token_path = admin_token(edge)
-    edge_url, large_url = f"http://{edge.host}:{edge.port}", f"http://{large.host}:{large.port}"
+    edge_url = f"http://{address(edge.host, edge.port)}"
+    large_url = f"http://{address(large.host, large.port)}"
     environment = {
         **os.environ,
         "GATEKEEPER_ADMIN_TOKEN": token,
@@ -49,7 +60,9 @@ def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
     environment.setdefault("GATEKEEPER_DRAIN_S", "0")  # nobody routes traffic here: stop at once
     environment.setdefault("GATEKEEPER_LOG_FORMAT", "text")
     for number in STOP_SIGNALS:
-        signal.signal(number, _on_signal)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _on_signal)
+    stop_number = signal.SIGTERM
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
         print("starting the small and the large model ...", flush=True)
@@ -66,11 +79,14 @@ def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
         while True:
             _check_alive(children)
             time.sleep(0.2)
-    except _Stopped:
-        print("\nstopping ...", flush=True)
+    except _Stopped as stopped:
+        if stopped.number == signal.SIGQUIT:
+            stop_number = signal.SIGQUIT
+        with suppress(OSError):  # a terminal that has been closed
+            print("\nstopping ...", flush=True)
         return 0
     finally:
-        _stop(children)
+        _stop(children, stop_number, max(child.drain_s + child.shutdown_timeout_s for child in (edge, large)))
 
 
 def admin_token(settings: EdgeSettings) -> tuple[str, Path | None]:
@@ -93,10 +109,10 @@ def admin_token(settings: EdgeSettings) -> tuple[str, Path | None]:
     return token, path
 
 
-def _on_signal(_: int, __: FrameType | None) -> None:
-    for number in STOP_SIGNALS:  # another one must not interrupt the stopping
-        signal.signal(number, lambda *_: None)
-    raise _Stopped
+def _on_signal(number: int, _: object) -> None:
+    for other in STOP_SIGNALS:  # another one must not interrupt the stopping
+        signal.signal(other, lambda *_: None)
+    raise _Stopped(number)
 
 
 def _die_with_parent() -> None:
@@ -127,18 +143,24 @@ def _check_alive(children: dict[str, subprocess.Popen[bytes]]) -> None:
             raise StartupError(f"the {name} {how}; its own words are above. The other one is stopped too")
 
 
-def _stop(children: dict[str, subprocess.Popen[bytes]]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _stop(children: dict[str, subprocess.Popen[bytes]], stop_number: int, child_timeout_s: float) -> None:
     # The edge first: its last requests may still need the large model.
     for child in reversed(children.values()):
         if child.poll() is None:
-            child.terminate()
+            for number in STOP_SIGNALS:
+                signal.signal(number, partial(_pass_on, child))
+            child.send_signal(stop_number)
             try:
-                child.wait(STOP_TIMEOUT_S)
+                child.wait(child_timeout_s + STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _pass_on(child: subprocess.Popen[bytes], number: int, _: object) -> None:
+    child.send_signal(number)
 
 
 def _example(bundle: Path, *, guarded: bool) -> str:

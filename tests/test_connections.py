@@ -1,27 +1,45 @@
 """What uvicorn's connections are bounded by: number, time, size of headers. Real sockets, a ten-line app."""
 
 import asyncio
+import http.client
+import re
 import resource
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
 import uvicorn
+from processes import ROOT
 from redis_server import free_port
 from starlette.types import Receive, Scope, Send
 
+from service import connections
 from service.connections import LEAST_CONNECTIONS, ConnectionLimits, Connections, room_for
+from service.errors import StartupError
+from service.server import bind, listening
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF_A_BODY = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc"
+LONG = 5 * 1024 * 1024
+REFUSED = b"POST /refuse HTTP/1.%d\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n"
+CLOSE = b"connection: close\r\n"
+TAKES_S = {"/soon": 0.1, "/slow": 1.0}
 
 
 class Bounded:
-    """A running server: `connect(data)` opens a connection and sends, `counted` holds what was turned away."""
+    """A running server: `connect(data)` opens a connection and sends, `counted` holds what was turned away.
+
+    Its app reads a body, then answers; at /soon and /slow it takes its time for that, at /last it closes then, at
+    /refuse it answers unread, and at /never not at all: `left` counts the clients of /never that have gone.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.left = 0
         self.counted: list[str] = []
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -31,28 +49,31 @@ class Bounded:
         writer.write(data)
         return reader
 
-
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Reads its body, then says so; at /slow it takes its time for that."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        if not message["more_body"]:
-            break
-    if scope["path"] == "/slow":
-        await asyncio.sleep(1.0)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["path"] != "/refuse":
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.left += scope["path"] == "/never"
+                return
+            if scope["path"] != "/never" and not message["more_body"]:
+                break
+        if scope["path"] in TAKES_S:
+            await asyncio.sleep(TAKES_S[scope["path"]])
+        status = 413 if scope["path"] == "/refuse" else 200
+        headers = [(b"content-length", b"2"), (b"connection", b"close" if scope["path"] == "/last" else b"keep-alive")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
 
 
 @asynccontextmanager
 async def serving(max_connections: int = 100, client_timeout_s: float = 60.0) -> AsyncIterator[Bounded]:
     bounded = Bounded(free_port())
-    connections = Connections(ConnectionLimits(max_connections, client_timeout_s, 1_024), bounded.counted.append)
-    http = cast("Any", connections.protocol)
+    limits = ConnectionLimits(max_connections, client_timeout_s, 1_024)
+    protocol = cast("Any", Connections(limits, bounded.counted.append).protocol)
     server = uvicorn.Server(
-        uvicorn.Config(app, port=bounded.port, http=http, ws="none", log_config=None, lifespan="off")
+        uvicorn.Config(
+            bounded.app, interface="asgi3", port=bounded.port, http=protocol, ws="none", log_config=None, lifespan="off"
+        )
     )
     running = asyncio.create_task(server._serve())
     try:
@@ -173,3 +194,185 @@ def test_connections_leave_room_for_other_files(monkeypatch: pytest.MonkeyPatch)
     assert room_for(4_096, 100) == 924
     assert limits[-1] == (1_024, 1_024)
     assert room_for(4_096, 2_000) == LEAST_CONNECTIONS
+
+
+async def whole(bounded: Bounded, head: bytes, rest: bytes = b"") -> bytes:
+    """All that is answered to a client that reads when it has sent everything."""
+    reader = await bounded.connect(head)
+    writer = bounded.writers[-1]
+    writer.write(rest)
+    await writer.drain()
+    return await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("head", "answer"),
+    [
+        pytest.param(REFUSED % (1, LONG, CLOSE), b"HTTP/1.1 413", id="connection: close"),
+        pytest.param(REFUSED % (0, LONG, b""), b"HTTP/1.1 413", id="HTTP 1.0"),
+        pytest.param(
+            GET.replace(b"/ ", b"/last ") + REFUSED % (1, LONG, b""), b"HTTP/1.1 200", id="one after the last"
+        ),
+        pytest.param(b"GARBAGE\r\n\r\n", b"HTTP/1.1 400", id="no HTTP"),
+        pytest.param(b"GET / HTTP/1.1\r\nx: " + b"a" * 2_000, b"HTTP/1.1 431", id="header"),
+    ],
+)
+async def test_who_is_refused_while_still_sending_reads_why(head: bytes, answer: bytes) -> None:
+    async with serving() as bounded:
+        for _ in range(5):
+            assert (await whole(bounded, head, b"a" * LONG)).startswith(answer)
+
+
+async def test_who_is_too_slow_and_then_sends_the_rest_reads_why() -> None:
+    async with serving(client_timeout_s=0.5) as bounded:
+        reader = await bounded.connect(REFUSED.replace(b"/refuse", b"/") % (1, LONG, b""))
+        writer = bounded.writers[-1]
+        with suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(5.0):
+                while not bounded.counted:
+                    await asyncio.sleep(0.01)
+        writer.write(b"a" * LONG)
+        await writer.drain()
+        assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        assert bounded.counted == ["client-timeout"]
+
+
+async def test_who_finds_no_room_reads_so_whatever_it_has_sent() -> None:
+    async with serving(max_connections=2) as bounded:
+        for _ in range(2):
+            await (await bounded.connect(GET)).readuntil(b"ok")
+        assert (await whole(bounded, GET, b"a" * LONG)).startswith(b"HTTP/1.1 503")
+
+
+async def test_those_that_linger_are_few_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_LINGERING", 2)
+    async with serving(max_connections=4, client_timeout_s=2.0) as bounded:
+        for _ in range(4):
+            assert (await (await bounded.connect(REFUSED % (1, LONG, CLOSE))).read()).startswith(b"HTTP/1.1 413")
+        first, *_, last = bounded.writers
+        await closed(first)
+        assert await ask(bounded) == b"HTTP/1.1 200 OK"  # they take nobody's room
+        last.write(b"a")
+        await last.drain()  # it still lingers
+        await closed(last)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Wait until the other side has closed both halves: what is sent is then answered by a reset."""
+    with suppress(ConnectionError):
+        while True:
+            writer.write(b"a")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+
+async def test_an_answer_instead_of_100_continue_closes() -> None:
+    """Its client need not send the body then, and may not take up the connection where nobody knows what comes."""
+    expecting = REFUSED % (1, 9, b"expect: 100-continue\r\n")
+    async with serving() as bounded:
+        answer = await (await bounded.connect(expecting)).read()
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert CLOSE in answer
+        reader = await bounded.connect(expecting.replace(b"/refuse", b"/"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        for _ in range(2):
+            bounded.writers[-1].write(b"abcdefghi")
+            assert CLOSE not in await reader.readuntil(b"ok")
+            bounded.writers[-1].write(REFUSED.replace(b"/refuse", b"/") % (1, 9, b""))
+
+
+@pytest.mark.parametrize(("http", "header"), [(b"1.0", b""), (b"1.0", CLOSE), (b"1.1", CLOSE)])
+async def test_a_client_that_closes_its_half_is_answered(http: bytes, header: bytes) -> None:
+    async with serving() as bounded:
+        reader = await bounded.connect(b"GET /soon HTTP/%b\r\nhost: x\r\n%b\r\n" % (http, header))
+        bounded.writers[-1].write_eof()
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+
+
+async def test_several_requests_before_the_half_is_closed_are_all_answered() -> None:
+    async with serving() as bounded:
+        reader = await bounded.connect(GET * 2 + GET[:-2] + CLOSE + b"\r\n")
+        bounded.writers[-1].write_eof()
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 3
+
+
+async def test_a_client_that_closes_its_half_may_wait_for_its_answer() -> None:
+    """It is told `100 Continue` meanwhile, which HTTP/1.1 clients pass over."""
+    async with serving() as bounded:
+        client = http.client.HTTPConnection("127.0.0.1", bounded.port, timeout=10.0)
+
+        def ask_slowly() -> tuple[int, bytes]:
+            client.request("GET", "/slow", headers={"connection": "close"})
+            client.sock.shutdown(socket.SHUT_WR)
+            answer = client.getresponse()
+            return answer.status, answer.read()
+
+        assert await asyncio.to_thread(ask_slowly) == (200, b"ok")
+        client.close()
+
+
+@pytest.mark.parametrize("http", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("header", [b"", CLOSE])
+async def test_a_client_that_leaves_is_noticed_while_it_would_wait(http: bytes, header: bytes) -> None:
+    async with serving() as bounded:
+        await bounded.connect(b"GET /never HTTP/%b\r\nhost: x\r\n%b\r\n" % (http, header))
+        bounded.writers[-1].close()
+        while not bounded.left:
+            await asyncio.sleep(0.01)
+
+
+async def test_half_a_request_and_the_end_are_no_request() -> None:
+    async with serving() as bounded:
+        for half in (b"GET / HTT", HALF_A_BODY):
+            reader = await bounded.connect(half)
+            bounded.writers[-1].write_eof()
+            assert await reader.read() == b""
+
+
+def test_a_port_is_held_from_the_start_on_though_nothing_listens_yet() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        for host in ("127.0.0.1", "0.0.0.0"):
+            with pytest.raises(StartupError, match=f"port {port} on {host} is taken: stop what listens there"):
+                bind(host, port)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5.0)
+
+
+def test_a_port_is_free_again_while_the_last_run_s_connections_are_in_time_wait() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        listening(listener)
+        with socket.create_connection(("127.0.0.1", port), timeout=5.0) as client:
+            listener.accept()[0].close()
+            assert client.recv(1) == b""
+    bind("127.0.0.1", port).close()
+
+
+def test_a_port_that_was_lost_while_the_model_was_loaded_is_told() -> None:
+    """Where the system lets two bind one port, the one that listens first has it."""
+    script = """
+import socket
+from fastapi import FastAPI
+from service.errors import StartupError
+from service.server import run
+from service.settings import LargeSettings
+one, other = socket.socket(), socket.socket()
+for listener in (one, other):
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+one.bind(("127.0.0.1", 0))
+other.bind(one.getsockname())
+other.listen()
+try:
+    run(FastAPI(), LargeSettings(), [one])
+except StartupError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"port \d+ on 127\.0\.0\.1 is taken: stop what listens there or choose another\n", done.stdout)
+
+
+@pytest.mark.parametrize(("host", "told"), [("a..b", "a..b:80"), ("2001:db8::1", "[2001:db8::1]:80")])
+def test_an_address_that_is_not_ours_is_told(host: str, told: str) -> None:
+    with pytest.raises(StartupError, match=re.escape(f"cannot listen on {told}: ")):
+        bind(host, 80)

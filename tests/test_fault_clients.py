@@ -8,6 +8,8 @@ import json
 import os
 import socket
 import struct
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,8 @@ from faults import Load, Row
 from faulty_server import Turn
 from load import EASY, ODD
 from processes import Service, admin, eventually, spawn_edge, stopping
+
+from service.connections import INTERIM
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(180)]
 
@@ -230,6 +234,51 @@ def test_leaving(edge: Service, upstream: Upstream, fault: Row) -> None:
     assert rejected(edge, "client-gone") >= 64
     fault.account(load)
     fault.tell("clients: 64 leave while their requests are deferred", "others nothing; the calls out are given up")
+
+
+def test_refused_while_sending(edge: Service, fault: Row) -> None:
+    """Who says `connection: close`, sends it all and reads then, is told what was wrong with it."""
+    told: list[int] = []
+    with Load(edge.url) as load:
+        for _ in range(50):
+            try:
+                urllib.request.urlopen(f"{edge.url}/v1/classify", b"a" * 5 * 1024 * 1024, timeout=20.0)
+            except urllib.error.HTTPError as error:
+                told.append(json.load(error)["status"])
+        load.more("deferred")
+    assert told == [413] * 50
+    fault.account(load)
+    fault.count(50)
+    fault.tell("clients: 5 MiB sent with `connection: close` where 4 are taken (urllib), 50 times", "413 each time")
+
+
+def test_half_closing(edge: Service, upstream: Upstream, fault: Row) -> None:
+    """Who announces its last request and closes its half is answered, also by a large model that takes longer."""
+
+    async def late(turn: Turn) -> None:
+        await asyncio.sleep(2.0)
+        await turn.classify()
+
+    heads = [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nconnection: close\r\n"]
+    asked = 0
+    try:
+        for text, versions in ((EASY, heads), (ODD, heads), (f"{ODD} late", heads[1:])):
+            if text.endswith("late"):
+                upstream.behave(late)
+            for version in versions:
+                with connections(edge, 1, request(text).replace(b"HTTP/1.1\r\n", version)) as (half,):
+                    half.shutdown(socket.SHUT_WR)
+                    head, _, body = everything(half).replace(INTERIM, b"").partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                assert json.loads(body)["outputs"][0]["decision"] == ("accepted" if text == EASY else "deferred")
+                asked += 1
+    finally:
+        upstream.accept()
+    fault.count(asked)
+    fault.tell(
+        "clients: close their half after a last request (`nc -N`)",
+        "answered; HTTP/1.1 as long as it takes, with `100 Continue` after 0.5 s and 1 s; HTTP/1.0 for 1 s",
+    )
 
 
 def test_half_a_body_then_gone(edge: Service, fault: Row) -> None:

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from load import output
 from processes import ROOT, Service, eventually, free_port
 
 pytestmark = pytest.mark.timeout(120)
@@ -103,6 +106,46 @@ def test_up_starts_both_says_how_to_use_them_and_stops_both(pair: Pair) -> None:
     assert not answers(pair.port)
     assert not answers(pair.large_port)
     assert "Traceback" not in pair.output.read_text()
+
+
+def test_signals_while_a_request_waits_for_the_large_model_cut_nothing(pair: Pair) -> None:
+    pair.wait_for("Ctrl-C stops both.")
+    large, _ = sorted(pair.children())
+    os.kill(large, signal.SIGSTOP)
+    decisions: list[str] = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{pair.port}", timeout=30.0) as client:
+
+        def ask() -> None:
+            decisions.append(output(client)["decision"])
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        eventually(lambda: calls_out(pair) == 1, "the call to the large model")
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            pair.process.send_signal(number)
+        eventually(lambda: not answers(pair.port), "no more requests")
+        os.kill(large, signal.SIGCONT)
+        asking.join()
+    assert decisions == ["deferred"]
+    assert pair.process.wait(30) == 0
+
+
+def calls_out(pair: Pair) -> int:
+    token = (pair.directory / ".gatekeeper" / "admin-token").read_text().strip()
+    url = f"http://127.0.0.1:{pair.port}/admin/v1/status"
+    (endpoint,) = httpx.get(url, headers={"authorization": f"Bearer {token}"}).json()["remote"]["endpoints"]
+    calls: int = endpoint["in_flight"]
+    return calls
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_ipv6_addresses_are_told_as_urls_have_them(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, GATEKEEPER_HOST="::1", GATEKEEPER_LARGE_HOST="::1")
+    pair.wait_for("Ctrl-C stops both.")
+    assert f"ready: edge http://[::1]:{pair.port} " in pair.output.read_text()
+    assert f"large model http://[::1]:{pair.large_port}\n" in pair.output.read_text()
+    pair.process.send_signal(signal.SIGQUIT)
+    assert pair.process.wait(30) == 0
 
 
 def test_a_dead_child_is_told_and_the_other_one_stopped(pair: Pair) -> None:
