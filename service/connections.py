@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic_core import to_json
-from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
@@ -33,8 +32,8 @@ LINGER_S = 2.0
 LINGER_ANNOUNCED_BYTES = 64 * 1024 * 1024  # twice what a body of images may have by default
 LINGER_BYTES = 8 * 1024 * 1024
 MOST_LINGERING = 64  # above, the one that has been silent longest is closed
-# A client that has closed its half is asked twice, so far apart, whether it is still there.
-HALF_CLOSED_S = 0.5
+# A client that has closed its half is asked so long after it, and then after the last time, whether it is still there.
+PROBES_S = (0.05, 0.05, 0.9)
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 LEAST_CONNECTIONS = 16
 
@@ -98,7 +97,6 @@ class Connections:
         # Each with its deadline, the longest waiting first.
         self._new: dict[Connection, float] = {}
         self._answered: dict[Connection, float] = {}
-        self._half_closed: dict[Connection, float] = {}
         self._lingering: dict[Connection, float] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -129,7 +127,6 @@ class Connections:
     def closed(self, connection: "Connection") -> None:
         self._open -= 1
         self.work(connection)
-        self._half_closed.pop(connection, None)
         self._lingering.pop(connection, None)
 
     def shed(self, connection: "Connection") -> None:
@@ -153,10 +150,6 @@ class Connections:
         self.work(connection)
         if connection.close(refusal):
             self._count(refusal.kind)
-
-    def half_closed(self, connection: "Connection") -> None:
-        """Its client has closed its half, or left, while we owe it an answer."""
-        self._half_closed[connection] = connection.loop.time() + HALF_CLOSED_S
 
     def linger(self, connection: "Connection") -> None:
         """It is to be closed when its client has stopped sending, and does not count among max_connections."""
@@ -185,10 +178,6 @@ class Connections:
         for waiting in (self._new, self._answered):
             while (first := next(iter(waiting), None)) is not None and waiting[first] <= now:
                 self.refuse(first, TOO_SLOW)
-        while (first := next(iter(self._half_closed), None)) is not None and self._half_closed[first] <= now:
-            del self._half_closed[first]
-            if first.probe():
-                self.half_closed(first)
         while (first := next(iter(self._lingering), None)) is not None and self._lingering[first] <= now:
             self._cut_silent()
         self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop) if self._open else None
@@ -238,7 +227,7 @@ class Connection(MendedProtocol):
         self._max_header_bytes = connections.limits.max_header_bytes
         self._header_bytes = 0  # since a body or whole headers came: request line, headers, trailers, sizes of chunks
         self._refused_unread = False
-        self._probes = 0
+        self._half_closed = False
         self._lingers_until = 0.0  # 0: it does not
         self._lingers_bytes = 0
 
@@ -281,36 +270,36 @@ class Connection(MendedProtocol):
         self._front.close = self._transport.close  # no cycle of references is left to the collector
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's says nothing, which closes
-        """Whether the connection stays open: it does if an announced last request waits for its answer.
+        """Whether the connection stays open: it does while a request that has arrived whole waits for its answer.
 
-        A client that has left looks the same as one that has closed its half, until something is sent to it. Who has
-        not said that the request is the last one has left, and its work is given up at once: under load, that of
-        many would keep others waiting. Who has said so may still be a proxy that leaves with its own client: `probe`.
+        A client that has left looks the same as one that has closed its half, until something is sent to it: `_probe`.
+        An edge in front of us never closes its half alone: its call is given up at once.
         """
         cycle = self.cycle
         unread = self._in_head or cycle is None or cycle.more_body
         if unread or self.transport.is_closing() or (cycle.response_complete and not self.pipeline):
             return False
-        if not _is_last(cycle.scope):
+        if any(name == b"x-gatekeeper-hops" for name, _ in cycle.scope["headers"]):
             return False
-        self._all.half_closed(self)
+        self._half_closed = True
+        self.loop.call_later(PROBES_S[0], self._probe, 1)
         return True
 
-    def probe(self) -> bool:
-        """Find out whether a client that has closed its half has left; whether to do so once more.
+    def _probe(self, number: int) -> None:
+        """Find out whether a client that has closed its half has left, so that its work is given up.
 
-        To one that has left, the first interim answer provokes a reset and the second meets it: the connection is lost.
-        HTTP/1.0 knows no interim answers: such a client has left after the second time.
+        To one that has left, the first interim answer provokes a reset and the next one meets it: the connection is
+        lost. HTTP/1.0 knows no interim answers: such a client has left after the last time.
         """
         cycle = self.cycle
         if self.transport.is_closing() or (cycle.response_started and not self.pipeline):
-            return False  # it is being answered, which tells as well
-        self._probes += 1
+            return  # it is being answered, which tells as well
         if cycle.scope["http_version"] == "1.1" and not self.pipeline:
             self._transport.write(INTERIM)
-        elif self._probes == 2:
+        elif number == len(PROBES_S):
             self.abort()
-        return self._probes < 2
+        if number < len(PROBES_S):
+            self.loop.call_later(PROBES_S[number], self._probe, number + 1)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -359,6 +348,9 @@ class Connection(MendedProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.answered = True
+        if self._half_closed and self.cycle.response_complete and not self.pipeline:
+            self.transport.close()
+            return
         self._turn()
 
     def pause_writing(self) -> None:
@@ -426,13 +418,6 @@ class Connection(MendedProtocol):
             self._all.work(self)
         else:
             self._all.wait(self)
-
-
-def _is_last(scope: HTTPScope) -> bool:
-    """Whether the client has said that no other request follows on the connection."""
-    if scope["http_version"] == "1.0":
-        return True
-    return any(name == b"connection" and b"close" in value.lower() for name, value in scope["headers"])
 
 
 def room_for(wanted: int, other_files: int) -> int:
