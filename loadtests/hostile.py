@@ -138,7 +138,7 @@ def _value(names: Sequence[str], chance: random.Random, depth: int) -> Any:
             keys = ["inputs", "parameters", *keys]
         return {key: _value(names, chance, depth - 1) for key in keys}
     if depth and choice < 0.5:
-        return [_value(names, chance, depth - 1)] * chance.choice((0, 1, 2, 300))
+        return [_value(names, chance, depth - 1)] * chance.choice((0, 1, 2, 300 if depth == 1 else 3))
     return chance.choice(
         (
             *(None, True, False, 0, -1, 2**53, 10**400, 1e308, -0.0, 0.5),

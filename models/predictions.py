@@ -58,7 +58,6 @@ class Predictions:
             raise InputError("there are no rows")
         for name, values in {"confidence": self.confidence, **self.scores}.items():
             _refuse(~np.isfinite(values), count, f"{name} is missing or not a finite number")
-            _refuse(np.abs(values) > LARGEST, count, f"{name} is beyond {LARGEST:g}")
         for name, correct in {"small_correct": self.small_correct, "large_correct": self.large_correct}.items():
             if correct is not None:
                 _refuse(np.isnan(correct), count, f"{name} is missing")
@@ -132,6 +131,10 @@ def read_predictions(path: Path) -> Predictions:
         confidence, small = columns["confidence"], columns["small_correct"]
         assert confidence is not None
         assert small is not None
+        for name in ("confidence", *SCORE_NAMES):
+            if (values := columns[name]) is not None:
+                beyond = np.isfinite(values) & (np.abs(values) > LARGEST)
+                _refuse(beyond, len(values), f"{name} is beyond {LARGEST:g}")
         return Predictions(
             confidence,
             small,

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
 from service.api import classify
-from service.api.problems import install_problems
+from service.api.body import Intake
+from service.api.problems import install_problems, refusal
 from service.api_keys import ApiKeys
 from service.batcher import Batcher, BatchLimits
 from service.cascade import Answer, Call, Cascade, Output
@@ -48,6 +49,7 @@ from service.policy import Policy
 from service.policy_store import SqlitePolicyStore
 from service.rate_limits import RateLimits
 from service.request import DirectRoute, RequestMiddleware
+from service.sites import Sites
 
 ERRORS = [RemoteUnavailable, RemoteTimeout, RemoteBadAnswer, BreakerOpen, RemoteLimit, DeadlineExceeded]
 # Few values, so that ties with the threshold are common; None: the model raises on it.
@@ -365,11 +367,18 @@ def an_app(stage: Stage) -> FastAPI:
     """The classify route over this stage, with the edge's middleware and problems."""
     app = FastAPI(
         middleware=[
-            Middleware(RequestMiddleware, routes=frozenset({"/v1/classify"}), access_log=False),
+            Middleware(
+                RequestMiddleware,
+                routes=frozenset({"/v1/classify"}),
+                access_log=False,
+                sites=Sites(None),
+                refuse=refusal,
+            ),
             Middleware(DirectRoute, path="/v1/classify", endpoint=classify.classify),
         ]
     )
     install_problems(app)
+    app.state.intake = Intake(100_000)
     app.state.runtime = SimpleNamespace(
         api_keys=ApiKeys(None, None, source="", on_names=lambda _: None),
         batcher=stage.batcher,
