@@ -60,7 +60,7 @@ def targets() -> list[Target]:
         Target("edge, key", "serve", keys, {"x-api-key": KEYS["good"]}),
         Target("edge, spent key", "serve", keys, {"x-api-key": KEYS["spent"]}),
         Target("edge, admin token", "serve", {}, {"authorization": f"Bearer {TOKEN}"}),
-        Target("image edge", "serve", images, max_body_bytes=32 * MIB),
+        Target("image edge", "serve", images, max_body_bytes=16 * MIB),
         Target("large model", "serve-large", small),
     ]
 

@@ -72,8 +72,7 @@ def _create(
             try:
                 runtime = app.state.runtime = await stack.enter_async_context(open_runtime())
                 app.state.exposition = SharedDocument(runtime.metrics.exposition)
-                # One body of the greatest length must always fit.
-                app.state.intake = Intake(max(settings.max_receive_bytes, runtime.max_body_bytes))
+                app.state.intake = Intake(runtime.max_receive_bytes)
                 # torch and transformers leave a million objects; a full collection over them stops the loop for 150 ms.
                 gc.collect()
                 gc.freeze()

@@ -39,10 +39,13 @@ class _CommonSettings(BaseSettings):
     max_items: int = Field(256, ge=1, le=10_000, description="items in one request; more is 413")
     max_text_chars: int = Field(8_192, ge=1, le=1_000_000, description="a longer text is cut before tokenising")
     max_body_bytes: int | None = Field(
-        None, ge=1_024, le=256 * 1024 * 1024, description="default: 4 MiB for texts, 32 MiB for images"
+        None, ge=1_024, le=256 * 1024 * 1024, description="default: 4 MiB for texts, 16 MiB for images"
     )
-    max_receive_bytes: int = Field(
-        128 * 1024 * 1024, ge=1_024, le=2**40, description="of all bodies on their way; above: 429. At least a body"
+    max_receive_bytes: int | None = Field(
+        None,
+        ge=1_024,
+        le=2**40,
+        description="of all bodies on their way; above: 429. At least a body; default: 64 MiB for texts, 32 for images",
     )
     max_image_pixels: int = Field(16_000_000, ge=1, le=64_000_000, description="a larger image is 413, not unpacked")
     max_image_ms: float = Field(

@@ -234,7 +234,7 @@ def test_both_services_tell_what_they_serve(client: httpx.Client, large: Service
 def test_the_large_model_counts_items_before_it_reads_them(large: Service) -> None:
     response = httpx.post(f"{large.url}/v1/classify", content=b'{"inputs":[' + b"0," * 2_000_000 + b"0]}")
     assert response.status_code == 413
-    assert "more than 4,608 values: 256 items is the most" in response.json()["detail"]
+    assert "more than 4,864 values: 256 items is the most" in response.json()["detail"]
 
 
 def test_the_large_model_speaks_the_same_route(large: Service) -> None:

@@ -477,7 +477,7 @@ def test_an_odd_part_is_refused_in_few_words(http: httpx.Client, name: str) -> N
 def test_the_limits_of_a_body_hold_for_forms_too(http: httpx.Client) -> None:
     form = {"content-type": "multipart/form-data; boundary=b"}
     assert "boundary" in refused(http.post(ROUTE, content=b"x", headers={"content-type": "multipart/form-data"}), 400)
-    assert "33,554,432" in refused(http.post(ROUTE, content=bytes(33 * 1024 * 1024), headers=form), 413)
+    assert "16,777,216" in refused(http.post(ROUTE, content=bytes(17 * 1024 * 1024), headers=form), 413)
     megabyte = b"x" * 1024 * 1024
 
     def endless() -> Iterator[bytes]:
@@ -485,11 +485,23 @@ def test_the_limits_of_a_body_hold_for_forms_too(http: httpx.Client) -> None:
         for _ in range(40):
             yield megabyte
 
-    assert "33,554,432" in refused(http.post(ROUTE, content=endless(), headers=form), 413)
-    # 26 MB of files fit into a body, but not their base64 into one to the large model.
-    assert "of base64" in refused(http.post(ROUTE, files=[("images", megabyte)] * 26), 413)
+    assert "16,777,216" in refused(http.post(ROUTE, content=endless(), headers=form), 413)
+    # 13 MB of files fit into a body, but not their base64 into one to the large model.
+    assert "of base64" in refused(http.post(ROUTE, files=[("images", megabyte)] * 13), 413)
     assert "256" in refused(http.post(ROUTE, json={"inputs": [GOOD] * 257}), 413)
     assert len(outputs(http.post(ROUTE, json={"inputs": [GOOD] * 256}))) == 256
+
+
+def test_an_image_as_long_as_a_body_may_be_can_be_sent_on(http: httpx.Client) -> None:
+    """Its call to the large model has another frame, and must not be too long for that."""
+    frame = '{"inputs":{"image":"%s"},"parameters":{"route":"large"}}'
+    pixels = encoded(colour((28, 28)), "PNG")
+    room = (16 * 1024 * 1024 - len(frame % "")) // 4 * 3 - len(pixels) - 12
+    text = struct.pack(">I", room) + b"tEXt" + bytes(room + 4)  # left out before the image is read
+    body = frame % base64.b64encode(pixels[:33] + text + pixels[33:]).decode()
+    assert 16 * 1024 * 1024 - 8 <= len(body) <= 16 * 1024 * 1024
+    (output,) = outputs(http.post(ROUTE, content=body.encode()))
+    assert (output["decision"], output["reason"]) == ("deferred", "forced")
 
 
 def test_an_own_deadline_holds_for_decoding(http: httpx.Client) -> None:
@@ -507,8 +519,8 @@ def test_what_a_client_that_left_has_sent_is_not_decoded(http: httpx.Client, ima
 
     before = gone()
     photo = item(encoded(PIL.Image.new("RGB", (4_000, 3_000), "teal"), "JPEG"))
-    body = json.dumps({"inputs": [photo] * 100}).encode()
-    assert len(body) < 32 * 1024 * 1024
+    body = json.dumps({"inputs": [photo] * 60}).encode()
+    assert len(body) < 16 * 1024 * 1024
     with socket.create_connection(("127.0.0.1", image_edge.port)) as connection:
         head = f"POST {ROUTE} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
         connection.sendall(head + body)

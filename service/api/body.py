@@ -6,6 +6,7 @@ ASGI, because Starlette's Request and Headers would cost the hot route more than
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from io import BytesIO
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -52,8 +53,10 @@ async def read_body(headers: Headers, receive: Receive, max_bytes: int, intake: 
     if not more:  # nearly always
         _check_size(len(chunk), max_bytes)
         return chunk
-    rest = [piece async for piece in _chunks(chunk, receive, max_bytes, intake)]
-    return b"".join(rest)
+    whole = BytesIO()  # which gives what it holds without a copy
+    async for piece in _chunks(chunk, receive, max_bytes, intake):
+        whole.write(piece)
+    return whole.getvalue()
 
 
 async def body_chunks(
@@ -110,7 +113,12 @@ def _check_size(size: int, max_bytes: int) -> None:
 
 
 def parse_json(
-    model: type[Model], body: bytes, *, max_values: int = SMALL_DOCUMENT, advice: str = "send less"
+    model: type[Model],
+    body: bytes,
+    *,
+    max_values: int = SMALL_DOCUMENT,
+    advice: str = "send less",
+    of_base64: bool = False,
 ) -> Model:
     """The body as that document.
 
@@ -118,7 +126,7 @@ def parse_json(
     or InvalidRequest (JSON, but not the contract).
     """
     try:
-        return parse(model, body, max_values)
+        return parse(model, body, max_values, of_base64=of_base64)
     except TooManyValues:
         raise TooLarge(f"the body holds more than {max_values:,} values: {advice}") from None
     except DoesNotFit as error:

@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 
 HARD_TEXT_FACTOR = 8  # a text this many times over the cut is a mistake, not a long text
 MAX_TIMEOUT_MS = 86_400_000
-VALUES_OF_AN_ITEM = 2
+VALUES_OF_AN_ITEM = 3  # an image: its object, the comma behind it, and that of a data URL
 OTHER_VALUES = 4_096
+FORWARDED_BYTES = 256
 TAKES_TEXTS = 'this model takes texts: {"inputs": "a text"}'
 TAKES_IMAGES = 'this model takes images: {"inputs": {"image": BASE64}}, or files in a form'
 
@@ -267,7 +268,7 @@ class _Asked(NamedTuple):
 
 
 async def _read_texts(headers: Headers, receive: Receive, runtime: Any, intake: Intake) -> _Asked:
-    body = await read_body(headers, receive, runtime.max_body_bytes, intake)
+    body = await read_body(headers, receive, _max_bytes(headers, runtime), intake)
     try:
         asked = _parsed(ClassifyRequest, body, runtime.settings.max_items)
     except RequestError as error:
@@ -284,9 +285,9 @@ async def _read_images(headers: Headers, receive: Receive, runtime: Any, intake:
     if is_form(headers):
         form = await read_form(headers, receive, runtime.max_body_bytes, max_items, intake)
         return _Asked(Base64Files(form.files), form.files, form_parameters(Parameters, form.fields))
-    body = await read_body(headers, receive, runtime.max_body_bytes, intake)
+    body = await read_body(headers, receive, _max_bytes(headers, runtime), intake)
     try:
-        asked = _parsed(ClassifyImagesRequest, body, max_items)
+        asked = _parsed(ClassifyImagesRequest, body, max_items, of_base64=True)
     except InvalidRequest as error:
         raise _of_the_other_kind(error, TAKES_IMAGES) from None
     images = asked.inputs if isinstance(asked.inputs, list) else [asked.inputs]
@@ -295,10 +296,17 @@ async def _read_images(headers: Headers, receive: Receive, runtime: Any, intake:
     return _Asked([{"image": image} for image in encoded], encoded, asked.parameters)
 
 
-def _parsed(model: type[Model], body: bytes, max_items: int) -> Model:
+def _max_bytes(headers: Headers, runtime: Any) -> int:
+    """A little more from an edge: what its client has sent it in so many bytes is not longer for being sent on."""
+    most: int = runtime.max_body_bytes
+    return most + FORWARDED_BYTES if b"x-gatekeeper-hops" in headers else most
+
+
+def _parsed(model: type[Model], body: bytes, max_items: int, *, of_base64: bool = False) -> Model:
     """The items are counted before anything is made of them, roughly: a few too many are told their number later."""
     most = f"{max_items:,} items is the most in one request: send several"
-    return parse_json(model, body, max_values=OTHER_VALUES + VALUES_OF_AN_ITEM * max_items, advice=most)
+    max_values = OTHER_VALUES + VALUES_OF_AN_ITEM * max_items
+    return parse_json(model, body, max_values=max_values, advice=most, of_base64=of_base64)
 
 
 def _of_the_other_kind(error: RequestError, takes: str) -> RequestError:

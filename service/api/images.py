@@ -167,7 +167,7 @@ def _check_size(files: Sequence[bytes], max_bytes: int) -> None:
     """A large model takes no longer body than we do, and images travel there in base64."""
     if not files:
         raise InvalidRequest("the form holds no file: images go under `images`; with curl: -F images=@FILE")
-    size = sum(map(len, files)) * 4 // 3
+    size = sum(4 * ((len(file) + 2) // 3) + len('{"image":""},') for file in files)
     if size > max_bytes:
         raise TooLarge(f"the images are {size:,} bytes of base64, and {max_bytes:,} is the most: send fewer")
 
