@@ -10,7 +10,7 @@ SMALL_IMAGES := models/bundles/fashion-mnist-small
 RIVALS := aligned-gatekeeper,static-partition
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak savings loadtest docs compose-up compose-check bundles study constraints clean
+.PHONY: help setup serve demo test faults lint bench bench-quick bench-job layers overload batching soak fuzz savings loadtest docs compose-up compose-check bundles study constraints clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -67,6 +67,9 @@ batching: $(READY) ## batch size and queue wait against load
 
 soak: $(READY) ## a million requests while the large model flaps: nothing lost, wrong or leaked
 	@$(BIN)/python -m loadtests.soak $(ARGS)
+
+fuzz: $(READY) ## what refusals cost: the longest silence and the memory of each service
+	@$(BIN)/python -m loadtests.fuzz $(ARGS)
 
 savings: $(READY) ## large-model calls and latency saved at 0, 0.5 and 1 point of accuracy lost, end to end
 	@$(BIN)/python -m loadtests.savings $(ARGS)

@@ -23,13 +23,13 @@ from pathlib import Path
 import httpx
 
 from loadtests.edge import NOBODY, TOKEN
-from loadtests.hostile import KINDS, LARGE, Surface
+from loadtests.hostile import ACCEPTED, KINDS, LARGE, Surface
 from loadtests.options import between
 from loadtests.servers import ROOT, BenchFailed, Server, choose_cores, free_port, in_child, running
 from loadtests.watch import peak_mib, reset_peak
 
-SILENCE_BAR_MS, MEMORY_BAR = 250.0, 1.2
-AT_ONCE = {True: 4, False: 64}  # by whether the requests are as large as may be
+SILENCE_BAR_MS, MEMORY_BAR, PEAK_BAR_MIB = 250.0, 1.2, 1024
+AT_ONCE, LARGE_AT_ONCE = 64, 4  # the second where requests are as large as may be; of those that are accepted: one
 CLIENT_TIMEOUT_S = 5  # of the services: a request that was cut short is waited for
 PATIENCE_S = 120.0
 KEYS = {name: f"gk_{name}_{name[0] * 43}" for name in ("good", "spent")}
@@ -53,7 +53,6 @@ def targets() -> list[Target]:
     hashes = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()}
     keys = {"GATEKEEPER_API_KEYS": f"good:{hashes['good']}:classify+override,spent:{hashes['spent']}::1/day"}
     images = {"GATEKEEPER_BUNDLE": str(BUNDLES / "fashion-mnist-small")}
-    small = {"GATEKEEPER_LARGE_BUNDLE": str(BUNDLES / "clinc150-small")}
     return [
         Target("edge", "serve"),
         Target("edge, no key", "serve", keys),
@@ -61,7 +60,7 @@ def targets() -> list[Target]:
         Target("edge, spent key", "serve", keys, {"x-api-key": KEYS["spent"]}),
         Target("edge, admin token", "serve", {}, {"authorization": f"Bearer {TOKEN}"}),
         Target("image edge", "serve", images, max_body_bytes=16 * MIB),
-        Target("large model", "serve-large", small),
+        Target("large model", "serve-large", {}),
     ]
 
 
@@ -148,10 +147,9 @@ def _one_kind(
     pid = server.process.pid
     reset_peak(pid)
     before = peak_mib(pid)
+    at_once = 1 if kind == ACCEPTED else LARGE_AT_ONCE if kind in LARGE else AT_ONCE
     with _watched(server, core) as silence:
-        statuses, bad = asyncio.run(
-            _send_all(server, KINDS[kind](surface, target.headers, chance), AT_ONCE[kind in LARGE])
-        )
+        statuses, bad = asyncio.run(_send_all(server, KINDS[kind](surface, target.headers, chance), at_once))
     print(f"{target.name}: {kind}, {statuses.total():,} requests", file=sys.stderr, flush=True)
     return Seen(target.name, kind, statuses, bad, silence["longest_ms"], before, peak_mib(pid))
 
@@ -218,15 +216,22 @@ async def _exchange(port: int, data: bytes) -> int:
 def _markdown(seen: list[Seen]) -> list[str]:
     rows = [HEAD, ("---",) * len(HEAD), *(one.cells() for one in seen)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    silence = max((one.longest_ms for one in seen), default=0.0)
-    ratio = max((one.peak_mib / one.before_mib for one in seen), default=0.0)
+    refused = [one for one in seen if one.kind != ACCEPTED]
+    silence = max((one.longest_ms for one in refused), default=0.0)
+    ratio = max((one.peak_mib / one.before_mib for one in refused), default=0.0)
+    longest = max((one.longest_ms for one in seen), default=0.0)
     peak = max((one.peak_mib for one in seen), default=0.0)
     verdicts = [
-        f"longest silence {silence:.0f} ms: {'met' if silence <= SILENCE_BAR_MS else 'MISSED'} ({SILENCE_BAR_MS:g} ms)",
-        f"memory {ratio:.2f} of before: {'met' if ratio <= MEMORY_BAR else 'MISSED'} ({MEMORY_BAR:g})",
-        f"peak {peak:.0f} MiB: {'met' if peak <= 1024 else 'MISSED'} (1,024 MiB)",
+        f"refusals: longest silence {silence:.0f} ms: {_word(silence <= SILENCE_BAR_MS)} ({SILENCE_BAR_MS:g} ms)",
+        f"refusals: memory {ratio:.2f} of before: {_word(ratio <= MEMORY_BAR)} ({MEMORY_BAR:g})",
+        f"all: longest silence {longest:.0f} ms: {_word(longest <= SILENCE_BAR_MS)} ({SILENCE_BAR_MS:g} ms)",
+        f"all: peak {peak:.0f} MiB: {_word(peak <= PEAK_BAR_MIB)} ({PEAK_BAR_MIB:,} MiB)",
     ]
     return [*lines, "", *(f"- {verdict}" for verdict in verdicts)]
+
+
+def _word(reached: bool) -> str:
+    return "met" if reached else "MISSED"
 
 
 def _parser() -> argparse.ArgumentParser:

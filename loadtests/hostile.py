@@ -3,14 +3,18 @@
 Deterministic by a seed. Nothing here knows the service: names come from its own OpenAPI document.
 """
 
+import base64
 import json
 import random
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 HEAD_BYTES = 32 * 1024
 MANY_PARTS = 20_000
+ACCEPTED = "the most that is accepted"
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,33 @@ def forms(_: Surface, headers: Mapping[str, str], chance: random.Random) -> Iter
             yield request("POST", "/v1/classify", {**headers, "content-type": kind}, body + b"--b--\r\n")
 
 
+def most_accepted(surface: Surface, headers: Mapping[str, str], _: random.Random) -> Iterator[bytes]:
+    """What a service accepts at its limits: many texts that are slow to tokenise, many labels, large images."""
+    texts = ("x" * 99 + " ") * 82, "\uac00" * 8_192, "🦆" * 8_192, "!" * 8_192, "a word " * 1_170, "a" * 65_536
+    for text in texts:
+        items = min(256, (surface.max_body_bytes - 1_024) // (len(text.encode()) + 3))
+        for parameters in ({"route": "small"}, {"top_k": 1_000}):
+            body = json.dumps({"inputs": [text] * items, "parameters": parameters}, ensure_ascii=False).encode()
+            yield request("POST", "/v1/classify", headers, body)
+    images = _png(4_000, 4_000, alpha=True), _png(4_000, 4_000, alpha=False), _png(28, 28, alpha=False)
+    for image, count in zip(images, (16, 24, 256), strict=True):
+        encoded = base64.b64encode(image).decode()
+        body = json.dumps({"inputs": [{"image": encoded}] * count}).encode()
+        yield request("POST", "/v1/classify", headers, body)
+
+
+def _png(width: int, height: int, *, alpha: bool) -> bytes:
+    """Of one colour."""
+    rows = (b"\0" + b"\x7f" * width * (4 if alpha else 3)) * height
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 6 if alpha else 2, 0, 0, 0)}
+    chunks |= {b"IDAT": zlib.compress(rows), b"IEND": b""}
+    parts = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 KINDS: Mapping[str, Kind] = {
     "documents of wrong values": schema_shaped,
     "bytes turned, cut, repeated": byte_shaped,
@@ -122,8 +153,9 @@ KINDS: Mapping[str, Kind] = {
     "many values": many_values,
     "long values": long_values,
     "forms": forms,
+    ACCEPTED: most_accepted,
 }
-LARGE = {"many values", "long values", "forms"}
+LARGE = {"many values", "long values", "forms", ACCEPTED}
 
 
 def _many(value: bytes, room: int) -> bytes:
