@@ -132,6 +132,25 @@ def _is_folded(bundle: Bundle) -> bool:
 Forward = Callable[[Tensor, list[list[int]]], Tensor]
 
 
+class _FoldedLogits:
+    """A folded net behind its tokenizer, which needs no attention mask: to get them takes a tenth of a batch's time."""
+
+    def __init__(self, net: FoldedTextNet, encode: TextEncoder, pad_id: int, empty_id: int) -> None:
+        self._net = net
+        self._encode = encode
+        self._pad_id = pad_id
+        self._empty_id = empty_id
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        ids = [encoding.ids for encoding in self._encode(texts)]
+        for row in ids:
+            if not row:
+                row.append(self._empty_id)  # then none of them has a token
+            elif row[0] == self._pad_id:
+                row[0] = self._empty_id
+        return self._net(torch.tensor(ids))
+
+
 class _TextLogits:
     """A sequence classifier behind its fast tokenizer. forward: (input_ids (N, T), attention mask) -> logits (N, C)."""
 
@@ -153,15 +172,19 @@ class _TextLogits:
         return self._forward(torch.tensor(ids), masks)
 
 
-def _load_text_logits(bundle: Bundle) -> _TextLogits:
+def _load_text_logits(bundle: Bundle) -> _FoldedLogits | _TextLogits:
     assert bundle.manifest.max_tokens is not None
     config = _config(bundle.directory)
-    load_forward = _load_folded if config.get("model_type") == MODEL_TYPE else _load_auto_text
-    forward, outputs, rows = load_forward(bundle.directory)
-    _check_outputs(bundle, outputs)
     pad_id = config.get("pad_token_id") or 0
     empty_id = config.get("unk_token_id") or pad_id
     encode = TextEncoder(bundle.directory / "tokenizer.json", bundle.manifest.max_tokens, pad_id)
+    if config.get("model_type") == MODEL_TYPE:
+        net = FoldedTextNet.load(bundle.directory)
+        _check_outputs(bundle, net.num_labels)
+        encode.check_ids(net.vocabulary, (pad_id, empty_id))
+        return _FoldedLogits(net, encode, pad_id, empty_id)
+    forward, outputs, rows = _load_auto_text(bundle.directory)
+    _check_outputs(bundle, outputs)
     encode.check_ids(rows, (pad_id, empty_id))
     return _TextLogits(forward, encode, empty_id)
 
@@ -181,12 +204,6 @@ def _check_outputs(bundle: Bundle, outputs: int) -> None:
     labels = len(bundle.manifest.labels)
     if outputs != labels:
         raise BundleError(f"{bundle.directory / 'config.json'}: {outputs} outputs for {labels} labels")
-
-
-def _load_folded(directory: Path) -> tuple[Forward, int, int]:
-    """(forward, outputs, rows of the embedding)."""
-    folded = FoldedTextNet.load(directory)
-    return lambda input_ids, _: folded(input_ids), folded.num_labels, folded.vocabulary
 
 
 def _load_auto_text(directory: Path) -> tuple[Forward, int, int]:

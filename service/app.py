@@ -8,7 +8,6 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import admin, classify, console, docs, health
-from service.api.body import Intake
 from service.api.problems import install_problems, refusal
 from service.api.shared import SharedDocument
 from service.errors import StartupError
@@ -72,7 +71,6 @@ def _create(
             try:
                 runtime = app.state.runtime = await stack.enter_async_context(open_runtime())
                 app.state.exposition = SharedDocument(runtime.metrics.exposition)
-                app.state.intake = Intake(runtime.max_receive_bytes)
                 # torch and transformers leave a million objects; a full collection over them stops the loop for 150 ms.
                 gc.collect()
                 gc.freeze()

@@ -52,7 +52,10 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _given_id(scope) or os.urandom(8).hex()
+        # By name in lower case, as servers send them; of a repeated header the last.
+        headers = scope["gatekeeper.headers"] = dict(scope["headers"])
+        given = headers.get(b"x-request-id")
+        request_id = os.urandom(8).hex() if given is None or not VALID_ID.fullmatch(given) else given.decode()
         scope["gatekeeper.request_id"] = request_id
         runtime: Runtime = scope["app"].state.runtime
         status = 500
@@ -69,7 +72,7 @@ class RequestMiddleware:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        refusal = self._sites.refusal(method, scope["headers"]) if scope["path"] not in HEALTH else None
+        refusal = self._sites.refusal(method, headers) if scope["path"] not in HEALTH else None
         app = self._app if refusal is None else self._refuse(scope, refusal)
         try:
             await app(scope, receive, send_with_id)
@@ -134,11 +137,3 @@ def answer_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
         *(NOT_KEPT if scope["path"].startswith(("/v1/", "/admin/", "/console/state")) else SECURITY),
         *(() if caller is None else caller.headers),
     ]
-
-
-def _given_id(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and VALID_ID.fullmatch(value):
-            given: str = value.decode()
-            return given
-    return None

@@ -27,6 +27,7 @@ from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.exchange import trusted_roots
 from service.forecast import Forecast
 from service.images import ImageReader
+from service.intake import Intake
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
 from service.packing import PackingRemote
@@ -80,7 +81,7 @@ class Runtime:
         self.max_body_bytes = settings.max_body_bytes or BODY_BYTES[bundle.manifest.task]
         receive_bytes = settings.max_receive_bytes or RECEIVE_BYTES[bundle.manifest.task]
         # One body of the greatest length must always fit.
-        self.max_receive_bytes = max(receive_bytes, self.max_body_bytes)
+        self.intake = Intake(max(receive_bytes, self.max_body_bytes))
 
     def meet(self, handshake: str) -> None:
         """Another edge, or this one itself, has asked for the labels."""

@@ -5,7 +5,7 @@ A page of another site may post a text to any address that its visitor reaches, 
 """
 
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 
 from service.errors import CrossSite, ForeignHost, RequestError
 
@@ -21,16 +21,9 @@ class Sites:
         self._any = self._allowed is not None and "*" in self._allowed
         self._known: set[bytes] = set()  # values of `host` that were found fine
 
-    def refusal(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> RequestError | None:
+    def refusal(self, method: str, headers: Mapping[bytes, bytes]) -> RequestError | None:
         """Why this request is not answered, if so. From a client without `host` and `origin` anything is."""
-        host = origin = site = None
-        for name, value in headers:
-            if name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = value
-            elif name == b"sec-fetch-site":
-                site = value
+        host = headers.get(b"host")
         if host is not None and host not in self._known:
             if not self._is_ours(_name(host)):
                 return ForeignHost(
@@ -39,7 +32,10 @@ class Sites:
                 )
             if len(self._known) < HOSTS_REMEMBERED:
                 self._known.add(host)
-        if method in READING or (site is None and origin is None):
+        if method in READING:
+            return None
+        site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+        if site is None and origin is None:
             return None
         # Browsers say it themselves, where they trust the address; else the page's origin is compared.
         foreign = site not in (b"same-origin", b"none") if site is not None else self._is_foreign(origin, host)

@@ -27,6 +27,8 @@ PURE = {
     "live_policy": {"errors", "policy"},
     "policy_store": {"errors", "settings", "policy"},
     "bounded_json": set(),
+    "intake": {"errors"},
+    "sites": {"errors"},
     "exchange": {"errors"},
     "remote_wire": {"errors", "bounded_json"},
     "endpoint": {"errors", "breaker", "exchange", "remote_wire"},

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.api.body import Intake, body_chunks, read_body
+from service.api.body import body_chunks, read_body
 from service.errors import ClientGone, Overloaded, TooLarge
+from service.intake import Intake
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
 from service.api import classify
-from service.api.body import Intake
 from service.api.problems import install_problems, refusal
 from service.api_keys import ApiKeys
 from service.batcher import Batcher, BatchLimits
@@ -43,6 +42,7 @@ from service.errors import (
     RemoteTimeout,
     RemoteUnavailable,
 )
+from service.intake import Intake
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics
 from service.policy import Policy
@@ -378,13 +378,13 @@ def an_app(stage: Stage) -> FastAPI:
         ]
     )
     install_problems(app)
-    app.state.intake = Intake(100_000)
     app.state.runtime = SimpleNamespace(
         api_keys=ApiKeys(None, None, source="", on_names=lambda _: None),
         batcher=stage.batcher,
         rate_limits=RateLimits(None, group="", on_spent=lambda *_: None, on_shared=lambda _: None),
         classifier=stage.cascade,
         decoder=None,
+        intake=Intake(100_000),
         max_body_bytes=100_000,
         draining=False,
         labels=LABELS,

@@ -38,15 +38,15 @@ EASY = {"inputs": "what is my checking account balance"}
 def test_a_name_is_ours_or_it_is_not(allowed: tuple[str, ...] | None, host: str, fine: bool) -> None:
     sites = Sites(allowed)
     for _ in range(2):
-        refused = sites.refusal("GET", [(b"host", host.encode("latin-1"))])
+        refused = sites.refusal("GET", {b"host": host.encode("latin-1")})
         assert (refused is None) == fine
-    assert sites.refusal("GET", []) is None, "HTTP/1.0 needs no name"
+    assert sites.refusal("GET", {}) is None, "HTTP/1.0 needs no name"
 
 
 def test_a_thousand_names_are_not_remembered() -> None:
     sites = Sites(("*",))
     for number in range(1_000):
-        assert sites.refusal("GET", [(b"host", b"%d" % number)]) is None
+        assert sites.refusal("GET", {b"host": b"%d" % number}) is None
     assert len(sites._known) <= 64
 
 
@@ -68,7 +68,7 @@ def test_a_thousand_names_are_not_remembered() -> None:
 )
 def test_a_page_of_another_site_changes_nothing(headers: dict[str, str], fine: bool) -> None:
     sites = Sites(("127.0.0.1", "proxy.example"))
-    sent = [(b"host", b"127.0.0.1:8000"), *((name.encode(), value.encode()) for name, value in headers.items())]
+    sent = {b"host": b"127.0.0.1:8000"} | {name.encode(): value.encode() for name, value in headers.items()}
     assert (sites.refusal("POST", sent) is None) == fine
     assert sites.refusal("GET", sent) is None
 

@@ -138,7 +138,7 @@ async def _json_body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES:
         raise UnsupportedMediaType("send JSON with Content-Type: application/json")
-    return await read_body(headers_of(request.scope), request.receive, MAX_BODY_BYTES, request.app.state.intake)
+    return await read_body(headers_of(request.scope), request.receive, MAX_BODY_BYTES, request.app.state.runtime.intake)
 
 
 def _if_match(request: Request) -> int | None:

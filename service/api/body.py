@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 from starlette.types import Receive, Scope
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
-from service.errors import ClientGone, InvalidRequest, MalformedRequest, Overloaded, TooLarge, UnsupportedMediaType
+from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
+from service.intake import Intake
 
 Headers = dict[bytes, bytes]
 SMALL_DOCUMENT = 256  # values in a body that lists no items
@@ -21,26 +22,10 @@ MAX_NAME_CHARS = 100
 UNION_TAGS = frozenset({"text", "texts", "one_image", "more_images"})
 
 
-class Intake:
-    """What all bodies on their way hold in memory together: a connection may be one of thousands."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.bytes = 0
-
-    def take(self, size: int) -> None:
-        """Raises Overloaded above the limit."""
-        self.bytes += size
-        if self.bytes > self._max_bytes:
-            raise Overloaded("too many large bodies are on their way at once: try again", retry_after_s=1)
-
-    def release(self, size: int) -> None:
-        self.bytes -= size
-
-
 def headers_of(scope: Scope) -> Headers:
-    """By name in lower case, as servers send them; of a repeated header the last."""
-    return dict(scope["headers"])
+    """By name in lower case; RequestMiddleware has made them."""
+    headers: Headers = scope["gatekeeper.headers"]
+    return headers
 
 
 async def read_body(headers: Headers, receive: Receive, max_bytes: int, intake: Intake) -> bytes:

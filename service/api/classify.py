@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import Headers, Intake, headers_of, parse_json, read_body
+from service.api.body import Headers, headers_of, parse_json, read_body
 from service.api.callers import GUARDED, authenticated
 from service.api.document import complete
 from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
@@ -167,7 +167,7 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
         runtime.batcher.admit(1, deadline)
         hops = _hops(headers)
         read = _read_texts if runtime.decoder is None else _read_images
-        inputs, items, parameters, truncated = await read(headers, receive, runtime, scope["app"].state.intake)
+        inputs, items, parameters, truncated = await read(headers, receive, runtime)
         caller.check_overrides(parameters.threshold, parameters.route)
         _check_threshold(parameters.threshold, runtime.threshold_range)
     except RequestError:
@@ -267,8 +267,8 @@ class _Asked(NamedTuple):
     truncated: frozenset[int] = frozenset()
 
 
-async def _read_texts(headers: Headers, receive: Receive, runtime: Any, intake: Intake) -> _Asked:
-    body = await read_body(headers, receive, _max_bytes(headers, runtime), intake)
+async def _read_texts(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
+    body = await read_body(headers, receive, _max_bytes(headers, runtime), runtime.intake)
     try:
         asked = _parsed(ClassifyRequest, body, runtime.settings.max_items)
     except RequestError as error:
@@ -279,13 +279,13 @@ async def _read_texts(headers: Headers, receive: Receive, runtime: Any, intake: 
     return _Asked(texts, texts, asked.parameters, truncated)
 
 
-async def _read_images(headers: Headers, receive: Receive, runtime: Any, intake: Intake) -> _Asked:
+async def _read_images(headers: Headers, receive: Receive, runtime: Any) -> _Asked:
     runtime.decoder.admit()
     max_items = runtime.settings.max_items
     if is_form(headers):
-        form = await read_form(headers, receive, runtime.max_body_bytes, max_items, intake)
+        form = await read_form(headers, receive, runtime.max_body_bytes, max_items, runtime.intake)
         return _Asked(Base64Files(form.files), form.files, form_parameters(Parameters, form.fields))
-    body = await read_body(headers, receive, _max_bytes(headers, runtime), intake)
+    body = await read_body(headers, receive, _max_bytes(headers, runtime), runtime.intake)
     try:
         asked = _parsed(ClassifyImagesRequest, body, max_items, of_base64=True)
     except InvalidRequest as error:
