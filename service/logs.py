@@ -5,6 +5,7 @@ import sys
 
 import structlog
 
+from models.printing import printable
 from service.settings import EdgeSettings, LargeSettings
 
 
@@ -29,7 +30,10 @@ def configure_logs(settings: EdgeSettings | LargeSettings, service: str) -> None
         [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]
         if as_json
         else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _escaped,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
         ]
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -48,3 +52,8 @@ def configure_logs(settings: EdgeSettings | LargeSettings, service: str) -> None
         logger.setLevel(logging.WARNING)
     for noisy in ("httpx", "aiohttp", "filelock", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _escaped(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What others have written, for a terminal; JSON escapes it by itself."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}

@@ -11,6 +11,7 @@ import struct
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -259,7 +260,7 @@ def test_half_closing(edge: Service, upstream: Upstream, fault: Row) -> None:
         await asyncio.sleep(2.0)
         await turn.classify()
 
-    heads = [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nconnection: close\r\n"]
+    heads = [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nconnection: close\r\n", b"HTTP/1.1\r\n"]
     asked = 0
     try:
         for text, versions in ((EASY, heads), (ODD, heads), (f"{ODD} late", heads[1:])):
@@ -276,8 +277,8 @@ def test_half_closing(edge: Service, upstream: Upstream, fault: Row) -> None:
         upstream.accept()
     fault.count(asked)
     fault.tell(
-        "clients: close their half after a last request (`nc -N`)",
-        "answered; HTTP/1.1 as long as it takes, with `100 Continue` after 0.5 s and 1 s; HTTP/1.0 for 1 s",
+        "clients: close their half after a request (`nc -N`)",
+        "answered; HTTP/1.1 as long as it takes, with `100 Continue` after 50 ms, 100 ms and 1 s; HTTP/1.0 for 1 s",
     )
 
 
@@ -312,6 +313,21 @@ def test_large_bodies(tmp_path_factory: pytest.TempPathFactory, upstream: Upstre
     fault.account(load)
     sees = "those above max_receive_bytes (1 MiB here) 429 with Retry-After; small requests nothing"
     fault.tell("clients: 12 large bodies that stay unfinished", sees)
+
+
+def test_many_values(edge: Service, fault: Row) -> None:
+    """A body of two million zeros, again and again: refused before it is parsed, and nobody else waits for that."""
+    body = b'{"inputs":[' + b"0," * 2_000_000 + b"0]}"
+    before = rejected(edge, "too-large")
+    memory = resident_bytes(edge)
+    with Load(edge.url) as load, ThreadPoolExecutor(4) as clients:
+        asked = [clients.submit(httpx.post, f"{edge.url}/v1/classify", content=body, timeout=60.0) for _ in range(24)]
+        load.more("deferred", 20)
+        assert {one.result().status_code for one in asked} == {413}
+    assert rejected(edge, "too-large") == before + 24
+    assert resident_bytes(edge) - memory < 128 * 1024 * 1024
+    fault.account(load)
+    fault.tell("clients: 4 send bodies of two million zeros, 24 in all", "others nothing; these 413")
 
 
 def answered(connection: socket.socket, patience_s: float = 0.2) -> bytes:

@@ -105,6 +105,15 @@ async def never_ending(turn: Turn) -> None:
         await turn.send(b"1000\r\n" + b" " * 4096 + b"\r\n")
 
 
+async def answering_much(turn: Turn) -> None:
+    await turn.answer(200, b'{"outputs":[' + b"0," * 4_000_000 + b"0]}")
+
+
+async def continuing(turn: Turn) -> None:
+    while True:
+        await turn.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000)
+
+
 async def redirecting(turn: Turn) -> None:
     assert "elsewhere" not in turn.request_line
     await turn.answer(302, headers={"location": "/elsewhere"})
@@ -136,6 +145,8 @@ def bad(name: str, script: Script, reason: str, words: str) -> object:
         bad("schema", speaking_otherwise, "remote_bad_answer", "another schema"),
         bad("count", counting_wrong, "remote_bad_answer", "the wrong number of outputs"),
         bad("endless", never_ending, "remote_bad_answer", "an endless body"),
+        bad("values", answering_much, "remote_bad_answer", "4 million zeros in an answer of 8 MB"),
+        bad("interim", continuing, "remote_bad_answer", "`100 Continue` without end"),
         bad("redirect", redirecting, "remote_bad_answer", "a redirect (not followed)"),
     ],
 )

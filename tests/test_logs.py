@@ -45,3 +45,12 @@ def test_json_logs_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
     assert [line["event"] for line in lines] == ["one\ntwo", "three"]
     assert lines[0]["service"] == "edge"
     assert lines[0]["count"] == 3
+
+
+def test_a_terminal_is_told_nothing_by_others(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(EdgeSettings(log_format="text"), "edge")
+    logging.getLogger("service.test").warning("field \x1b[2J of %s", "\u202egate", extra={"why": "\x07bell\nline"})
+    printed = capsys.readouterr().err
+    assert "field \\x1b[2J of \\u202egate" in printed
+    assert "\\x07bell\\nline" in printed
+    assert not any(character in printed for character in "\x1b\x07\u202e")
