@@ -132,6 +132,8 @@ async def _converse(
                 early = await _run(state, script(turn), reader)
     finally:
         state.open_connections -= 1
+        if not writer.is_closing() and writer.transport.get_write_buffer_size():  # nobody may ever read it
+            writer.transport.abort()
         writer.close()
         await state.changed()
 
