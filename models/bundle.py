@@ -266,9 +266,9 @@ def _keep_what_is_not_ours(old: Path, directory: Path) -> None:
     if not (old / MANIFEST).is_file():
         return
     try:
-        named = read_json(old / MANIFEST, MOST_MANIFEST_BYTES)["files"]
+        named = set(read_json(old / MANIFEST, MOST_MANIFEST_BYTES)["files"])
     except (OSError, ValueError, LookupError, TypeError):  # then nobody knows what was ours
-        named = ()
+        named = set()
     ours = {MANIFEST, CARD, *named}
     for path in old.iterdir():
         if path.name not in ours and not (directory / path.name).exists():

@@ -18,7 +18,8 @@ Shape = TypeVar("Shape", bound=BaseModel)
 def edge_client(url: str, option: str) -> httpx.AsyncClient:
     """No proxy of the environment stands between. Raises InputError for what is no URL."""
     try:
-        client = httpx.AsyncClient(base_url=url, timeout=None, trust_env=False)  # noqa: S113  a call has CALL_S
+        roots = httpx.create_ssl_context()  # those of SSL_CERT_FILE, where it is set
+        client = httpx.AsyncClient(base_url=url, verify=roots, timeout=None, trust_env=False)  # noqa: S113  a call has CALL_S
         if client.base_url.scheme in ("http", "https") and client.base_url.host:
             return client
     except (httpx.InvalidURL, ValueError):

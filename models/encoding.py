@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, PreTokenizedString, Tokenizer
 from tokenizers.models import WordPiece
 
 from models.errors import BundleError
@@ -15,7 +15,8 @@ SHORT_CHARS = 200  # nothing that is so short takes long
 MOST_WORK = 40_000
 _WORD = re.compile(r"\S+")
 _LETTER = re.compile(r"[^\W_]")
-_LONG_WORD = re.compile(r"[^\s!-/:-@\[-`{-~]{17}")
+# Before it is normalised: a letter that is not ASCII may become three.
+_LONG_WORD = re.compile(r"[^\s!-/:-@\[-`{-~]{17}|[^\x00-\x7f]{6}")
 
 
 class TextEncoder:
@@ -57,12 +58,14 @@ class TextEncoder:
 
     def _quick(self, text: str) -> str:
         """The words up to MOST_WORK, as the tokenizer itself divides the text."""
-        tokenizer = self._tokenizer
-        text = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer is not None else text
-        if tokenizer.pre_tokenizer is None:
-            return text[:SHORT_CHARS]  # one word
+        normalizer, divider = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        words = PreTokenizedString(text)
+        if normalizer is not None:
+            words.normalize(normalizer.normalize)
+        if divider is not None:
+            divider.pre_tokenize(words)
         work = 0
-        for word, (start, _) in tokenizer.pre_tokenizer.pre_tokenize_str(text):
+        for word, (start, _), _ in words.get_splits(offset_referential="original", offset_type="char"):
             if len(word) <= self._longest_word:  # a longer one is not looked at
                 work += len(word) ** 2
             if work > MOST_WORK:

@@ -15,11 +15,12 @@ import logging
 import os
 import re
 import secrets
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
@@ -37,6 +38,7 @@ MIN_SECRET_CHARS = 32
 MAX_KEY_BYTES = 256
 MAX_FILE_BYTES = 4 * MIB  # some 20,000 keys
 CHECK_INTERVAL_S = 1.0
+LOCK_WAIT_S = 2.0
 WINDOWS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 _NOBODYS_DIGEST = bytes(32)
@@ -180,13 +182,24 @@ def read_file(path: Path) -> list[KeyEntry]:
 def _content(path: Path) -> bytes:
     """Raises OSError, also while `gatekeeper keys` writes: half of one version and half of another is neither."""
     with open_regular(path, MAX_FILE_BYTES) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(errno.EBUSY, "it is being written just now: try again") from None
-        except OSError:  # a file system without locks
-            pass
+        lock(stream, fcntl.LOCK_SH)
         return bounded(stream, MAX_FILE_BYTES)
+
+
+def lock(stream: IO[bytes] | int, kind: int) -> None:
+    """Take a lock, for which a moment is waited. Raises OSError where somebody else keeps it."""
+    give_up = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise OSError(errno.EBUSY, "another program holds a lock on it: try again") from None
+            time.sleep(0.02)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
 
 
 class ApiKeys:

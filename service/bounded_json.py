@@ -58,9 +58,9 @@ def holds_more_values(body: bytes, most: int, *, of_base64: bool = False) -> boo
     if of_base64:
         return True
     values, end = 1, 0
-    for text in _TEXT.finditer(body):
+    for texts, text in enumerate(_TEXT.finditer(body)):
         values += _separators(body, end, text.start())
-        if values > most:
+        if values > most or texts > 2 * most:  # a value has a name at most, and is a text itself
             return True
         end = text.end()
     return values + _separators(body, end, len(body)) > most

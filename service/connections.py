@@ -174,13 +174,14 @@ class Connections:
         return None
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        # First of all: whatever one connection does to us, the others are swept again.
+        self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop) if self._open else None
         now = loop.time()
         for waiting in (self._new, self._answered):
             while (first := next(iter(waiting), None)) is not None and waiting[first] <= now:
                 self.refuse(first, TOO_SLOW)
         while (first := next(iter(self._lingering), None)) is not None and self._lingering[first] <= now:
             self._cut_silent()
-        self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop) if self._open else None
 
 
 class _Transport:
@@ -294,8 +295,9 @@ class Connection(MendedProtocol):
         cycle = self.cycle
         if self.transport.is_closing() or (cycle.response_started and not self.pipeline):
             return  # it is being answered, which tells as well
-        if cycle.scope["http_version"] == "1.1" and not self.pipeline:
-            self._transport.write(INTERIM)
+        if cycle.scope["http_version"] == "1.1":
+            if not self.pipeline:  # else others' answers are due first, which tell as well
+                self._transport.write(INTERIM)
         elif number == len(PROBES_S):
             self.abort()
         if number < len(PROBES_S):
@@ -376,7 +378,8 @@ class Connection(MendedProtocol):
         self._lingers_bytes = LINGER_BYTES
         cycle = self.cycle
         if cycle is not None and cycle.more_body and not self._in_head:
-            announced = dict(cycle.scope["headers"]).get(b"content-length", b"0")
+            # Of thousands of digits, zeros in front included, Python makes no number.
+            announced = dict(cycle.scope["headers"]).get(b"content-length", b"").lstrip(b"0")[:18] or b"0"
             self._lingers_bytes = max(LINGER_BYTES, min(int(announced), LINGER_ANNOUNCED_BYTES))
         if cycle is not None:  # as if the connection were lost
             cycle.disconnected = cycle.disconnected or not cycle.response_complete

@@ -225,8 +225,9 @@ class Decoder:
             asyncio.get_running_loop().run_in_executor(self._executor, run).add_done_callback(partial(self._end, job))
 
     def _next(self) -> _Job:
-        """The shortest, or who has waited longest, where it has been overtaken for as long as its next image takes."""
-        shortest, oldest = self._waiting[0], next(iter(self._turns))
+        """The shortest, or of the longer who has waited longest, once overtaken for as long as its next image."""
+        shortest = self._waiting[0]
+        oldest = next((job for job in self._turns if job.total_s > shortest.total_s), shortest)
         shortest.overtakes = oldest is not shortest and self._overtaken_s < oldest.next_s * self._pace
         if shortest.overtakes:
             return shortest

@@ -6,10 +6,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from service.api_keys import KeyEntry, new_key, read_file
+from service.api_keys import KeyEntry, lock, new_key, read_file
 from service.errors import StartupError
 
 
@@ -95,8 +95,10 @@ def _rewriting(path: Path, *, missing_is_empty: bool = False) -> Iterator[list[K
     except OSError as error:
         raise StartupError(f"{target.parent}: cannot be read ({error.strerror})") from None
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(folder, fcntl.LOCK_EX)  # two commands at once must not lose one's entry
+        try:
+            lock(folder, fcntl.LOCK_EX)  # two commands at once must not lose one's entry
+        except OSError as error:
+            raise StartupError(f"{path.parent}: {error.strerror}") from None
         missing = not os.path.lexists(target)
         entries = [] if missing and missing_is_empty else read_file(path)
         yield entries
@@ -109,6 +111,8 @@ def _rewriting(path: Path, *, missing_is_empty: bool = False) -> Iterator[list[K
         except PermissionError as error:
             owner = (target.parent if missing else target).stat().st_uid
             who = f"run this as user {owner}, to whom {'its folder' if missing else 'it'} belongs, or as root"
+            if owner == os.geteuid():
+                who = f"give yourself the right: chmod u+w {target.parent if missing else target}"
             raise StartupError(f"{path}: cannot be written ({error.strerror}); {who}") from None
         except OSError as error:
             raise StartupError(f"{path}: cannot be written ({error.strerror})") from None
@@ -139,8 +143,7 @@ def _overwrite(path: Path, content: bytes) -> None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb+", buffering=0) as stream:
-        with suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_EX)  # a service reads it before or after, see api_keys.py
+        lock(stream, fcntl.LOCK_EX)  # a service reads it before or after, see api_keys.py
         former = stream.readall()
         try:
             # Blanks up to the former end first: whenever this process is killed, what stands there is whole.

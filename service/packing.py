@@ -20,7 +20,9 @@ PACK_CHARS = 64 * 1_024
 class Ask(Protocol):
     """One call with all but its items and its time."""
 
-    async def __call__(self, inputs: Sequence[Input], *, timeout_s: float) -> list[RemoteAnswer]: ...
+    async def __call__(
+        self, inputs: Sequence[Input], *, timeout_s: float, own_deadline: bool
+    ) -> list[RemoteAnswer]: ...
 
 
 class _Kind(NamedTuple):
@@ -83,21 +85,25 @@ class PackingRemote:
             if answers is not None:
                 return answers
             timeout_s -= loop.time() - began
-        ask = partial(self._remote.classify, top_k=top_k, hops=hops, request_id=request_id, own_deadline=own_deadline)
-        return await self._divided(inputs, ask, loop.time() + timeout_s)
+        ask = partial(self._remote.classify, top_k=top_k, hops=hops, request_id=request_id)
+        return await self._divided(inputs, ask, loop.time() + timeout_s, own_deadline)
 
-    async def _divided(self, inputs: Sequence[Input], ask: Ask, deadline: float) -> list[RemoteAnswer]:
+    async def _divided(
+        self, inputs: Sequence[Input], ask: Ask, deadline: float, own_deadline: bool
+    ) -> list[RemoteAnswer]:
         loop = asyncio.get_running_loop()
         answers: list[RemoteAnswer] = []
         for part in divided(inputs, self._max_bytes):
             try:
-                answers += await ask(part, timeout_s=deadline - loop.time())
+                answers += await ask(part, timeout_s=deadline - loop.time(), own_deadline=own_deadline)
             except TooMuch:
                 if len(part) == 1:
                     raise
                 middle = len(part) // 2
                 for half in (part[:middle], part[middle:]):
-                    answers += await self._divided(half, ask, deadline)
+                    answers += await self._divided(half, ask, deadline, True)
+            # What is left of the time is our doing: a call that runs out of it says nothing of the large model.
+            own_deadline = True
         return answers
 
     async def _together(self, kind: _Kind, waiter: _Waiter) -> list[RemoteAnswer] | None:

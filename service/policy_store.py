@@ -289,14 +289,14 @@ class SqlitePolicyStore:
         """Removes what a read must not meet again, but not as part of a transaction."""
         self._tell_of_impossible(database, name)
         reading = _Reading(self._documents, self._label, limit)
-        surplus: list[tuple[int]] = []
+        surplus: list[tuple[int, str, int]] = []
         try:
             with closing(
                 database.execute(query, (name, highest_believable(), MAX_DOCUMENT_BYTES + 1, *values))
             ) as rows:
                 for row, gate_digest, version, document in rows:
                     if not reading.meet(document, gate_digest, version):
-                        surplus.append((row,))
+                        surplus.append((row, name, version))
                         reading.require_readable()
                     if reading.complete:
                         break
@@ -305,9 +305,10 @@ class SqlitePolicyStore:
                 self._remove(database, surplus)
         return reading.found
 
-    def _remove(self, database: sqlite3.Connection, rows: list[tuple[int]]) -> None:
+    def _remove(self, database: sqlite3.Connection, rows: list[tuple[int, str, int]]) -> None:
+        # By version too: a row's number may by now be that of another process's newest policy.
         with suppress(sqlite3.Error), _transaction(database):  # a disk that takes no writes can still be read
-            database.executemany("DELETE FROM policy_versions WHERE rowid = ?", rows)
+            database.executemany("DELETE FROM policy_versions WHERE rowid = ? AND name = ? AND version = ?", rows)
 
     def _highest(self, database: sqlite3.Connection, name: str) -> int:
         self._tell_of_impossible(database, name)

@@ -5,21 +5,22 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
-from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
+from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
 from service.errors import RemoteBadAnswer
 
 ENVELOPE_BYTES = 64  # of a body, around its items
 MAX_LABEL_CHARS = 10_000
 MAX_LABELS = 100_000
-# Of an answer: what its own fields are, what an item may have, and each of its most probable labels. Ours have a
-# quarter of that; a newer server may say more.
-ANSWER_VALUES, ITEM_VALUES, TOP_VALUES = 256, 64, 16
+MAX_OUTPUTS = 10_000
+# Values of an answer: its own fields, those of an item, and of each of its most probable labels. Ours have a dozen an
+# item; another server may say more, such as the probabilities of all labels.
+ANSWER_VALUES, ITEM_VALUES, TOP_VALUES = 256, 4_096, 16
 
 # An edge that is its own large model finds in this header of GET /v1/models what it has sent itself.
 HANDSHAKE = "x-gatekeeper-handshake"
@@ -57,11 +58,11 @@ class _Scored(_Wire):
 class _Output(_Scored):
     decision: Literal["accepted", "deferred", "degraded"]
     reason: str | None = None
-    top: Annotated[list[_Scored], Field(fail_fast=True)] | None = None
+    top: list[Any] | None = None  # as many of them are checked as were asked for
 
 
 class _Outputs(_Wire):
-    outputs: Annotated[list[_Output], Field(fail_fast=True)]
+    outputs: Annotated[list[_Output], Field(fail_fast=True, max_length=MAX_OUTPUTS)]
 
 
 class _Model(_Wire):
@@ -122,11 +123,18 @@ def answers(body: bytes, items: int, top_k: int) -> list[RemoteAnswer]:
         RemoteAnswer(
             label=output.label,
             score=output.score,
-            top=tuple([(scored.label, scored.score) for scored in output.top[:top_k]]) if output.top else (),
+            top=_top(output.top[:top_k]) if output.top else (),
             degraded=output.decision == "degraded" or output.reason == "remote_degraded",
         )
         for output in outputs
     ]
+
+
+def _top(entries: list[Any]) -> tuple[tuple[str, float], ...]:
+    try:
+        return tuple([(scored.label, scored.score) for scored in map(_Scored.model_validate, entries)])
+    except ValidationError as error:
+        raise _misfit(first_errors(error), "top.") from None
 
 
 def labels(body: bytes) -> list[str]:
@@ -143,6 +151,9 @@ def _parsed(model: type[Model], body: bytes, max_values: int) -> Model:
     except TooManyValues:
         raise RemoteBadAnswer(f"the large model's answer holds more than {max_values:,} values") from None
     except DoesNotFit as error:
-        first = error.errors[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise RemoteBadAnswer(f"the large model's answer does not fit the contract: {where}: {first['msg']}") from None
+        raise _misfit(error.errors) from None
+
+
+def _misfit(errors: list[ErrorDetails], within: str = "") -> RemoteBadAnswer:
+    where = within + (".".join(map(str, errors[0]["loc"])) or "body")
+    return RemoteBadAnswer(f"the large model's answer does not fit the contract: {where}: {errors[0]['msg']}")

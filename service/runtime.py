@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
 INLINE_LONGEST_S = 0.05  # nothing may keep the event loop for longer
 LABELS_RETRY_S = (2.0, 60.0)  # the first time, then twice as long each time, up to that
-LABELS_ATTEMPTS = 5  # at a server that answers something else; one that is away is asked for ever
+LABELS_ATTEMPTS = 10  # some minutes, at a server that answers something else; one that is away is asked for ever
 WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 MIB = 1024 * 1024
 # Of one body, and of all on their way: with four clients that send as much as they may, a service stays within a
@@ -267,9 +267,9 @@ def _decode_first(
         return
     limits = DecodeLimits(
         threads=settings.decode_threads,
-        # One request of max_items, or of max_body_bytes, must always fit into an empty queue.
-        max_queue_items=max(settings.max_queue_items, settings.max_items),
-        max_queue_bytes=max(settings.max_decode_queue_bytes, runtime.max_body_bytes),
+        # One request of max_items, or of max_body_bytes, must always fit, and as much again is kept for smaller ones.
+        max_queue_items=max(settings.max_queue_items, 2 * settings.max_items),
+        max_queue_bytes=max(settings.max_decode_queue_bytes, 2 * runtime.max_body_bytes),
         max_request_s=max(settings.max_decode_ms, settings.max_image_ms) / 1000,
         max_queue_wait_s=settings.max_queue_wait_ms / 1000,
     )
@@ -442,7 +442,7 @@ def _worst_item_s(model: BundleClassifier, max_text_chars: int) -> float:
     """Seconds that one item takes at worst: of the texts that are slow to tokenise, the slowest. Images are alike."""
     if model.prepare is not None:
         return _forward_s(model, 1)
-    slow = ("x" * 99 + " ", "x" * 99 + "_", "\uac00", "!", "a", " ")
+    slow = ("x" * 99 + " ", "x" * 99 + "_", "\uac01", "\uac01" * 16 + "!", "!", "a", " ")
     return max(_best_s(model, [(text * max_text_chars)[:max_text_chars]], 2) for text in slow)
 
 

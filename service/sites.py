@@ -49,12 +49,18 @@ class Sites:
         return "." not in name or name.endswith(".localhost") or _is_address(name)
 
     def _is_foreign(self, origin: bytes | None, host: bytes | None) -> bool:
-        page, ours = (origin or b"").lower().partition(b"://")[2], (host or b"").lower()
-        if page == ours:
+        page, ours = _place((origin or b"").partition(b"://")[2]), _place(host or b"")
+        # A proxy may leave the port out of what it passes on.
+        if page and (page == ours or _name(page) == ours.decode("latin-1")):
             return False
         # Behind a proxy that calls us by another name, pages come from one that is allowed.
         name = _name(page)
         return self._allowed is None or name not in self._allowed or name == _name(ours)
+
+
+def _place(host: bytes) -> bytes:
+    """In lower case, without the port that a scheme has anyway."""
+    return host.lower().removesuffix(b":80").removesuffix(b":443")
 
 
 def _name(host: bytes) -> str:

@@ -220,6 +220,7 @@ def test_toml_is_read_and_both_sources_count(tmp_path: Path) -> None:
 @pytest.fixture
 def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_keys, "CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(api_keys, "LOCK_WAIT_S", 0.01)
 
 
 async def until(condition: object) -> None:
@@ -320,7 +321,7 @@ async def test_a_file_that_cannot_be_read_is_tried_again_until_it_can(
     assert current[0]
     assert current[-1]
     assert caplog.text.count("not reloaded") == 1, "once, not every time it is tried"
-    assert "being written" in caplog.records[0].__dict__["why"]
+    assert "another program holds a lock on it" in caplog.records[0].__dict__["why"]
 
 
 async def test_reloads_under_load_never_refuse_a_key_that_stays(tmp_path: Path, quick_checks: None) -> None:

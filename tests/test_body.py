@@ -50,7 +50,7 @@ async def test_what_was_taken_is_given_back_when_it_fails(receive: Receive, erro
     assert intake.bytes == 0
 
 
-async def test_more_than_all_may_hold_is_refused_and_the_others_go_on() -> None:
+async def test_more_than_all_may_hold_is_refused_and_smaller_ones_go_on() -> None:
     intake = Intake(100)
     going_on = asyncio.Event()
 
@@ -58,17 +58,37 @@ async def test_more_than_all_may_hold_is_refused_and_the_others_go_on() -> None:
         if intake.bytes:
             await going_on.wait()
             return {"type": "http.request", "body": b"", "more_body": False}
-        return {"type": "http.request", "body": b"a" * 80, "more_body": True}
+        return {"type": "http.request", "body": b"a" * 40, "more_body": True}
 
     first = asyncio.create_task(read_body({}, slow, 90, intake))
     while not intake.bytes:
         await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="too many large bodies"):
         await read_body({}, sending(b"b" * 40, b"b" * 40), 90, intake)
-    assert intake.bytes == 80
+    assert intake.bytes == 40
     going_on.set()
-    assert await first == b"a" * 80
+    assert await first == b"a" * 40
     assert intake.bytes == 0
+
+
+async def test_the_largest_gives_way_to_a_smaller_one() -> None:
+    """Two that never end must not keep out everybody else."""
+    intake = Intake(100)
+
+    async def stalled() -> dict[str, Any]:
+        if intake.bytes < 80:
+            return {"type": "http.request", "body": b"a" * 40, "more_body": True}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    large = asyncio.create_task(read_body({}, stalled, 90, intake))
+    while intake.bytes < 80:
+        await asyncio.sleep(0)
+    assert await read_body({}, sending(b"b" * 20, b"b" * 20), 90, intake) == b"b" * 40
+    with pytest.raises(Overloaded):
+        await large
+    assert intake.bytes == 0
+    assert large.cancelling() == 0
 
 
 async def test_a_reader_that_is_cancelled_gives_back_too() -> None:

@@ -237,6 +237,19 @@ async def test_who_is_too_slow_and_then_sends_the_rest_reads_why() -> None:
         assert bounded.counted == ["client-timeout"]
 
 
+@pytest.mark.parametrize("header", [b"", CLOSE])
+async def test_a_length_of_thousands_of_digits_stops_no_sweep(header: bytes) -> None:
+    """Python makes no number of so many; once that ended all time-outs for the life of the process."""
+    async with serving(client_timeout_s=0.3) as bounded:
+        long = b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: " + b"0" * 900 + b"5\r\n" + header + b"\r\n"
+        await bounded.connect(long.replace(b"0" * 900, b"0" * 5_000)[:900])
+        odd = await bounded.connect(long)
+        slow = await bounded.connect(b"GET / HTT")
+        async with asyncio.timeout(10.0):
+            assert (await slow.read()).startswith(b"HTTP/1.1 408")
+            assert (await odd.read()).startswith(b"HTTP/1.1 413")
+
+
 async def test_who_finds_no_room_reads_so_whatever_it_has_sent() -> None:
     async with serving(max_connections=2) as bounded:
         for _ in range(2):

@@ -204,6 +204,16 @@ async def test_short_ones_do_not_keep_out_a_long_one(opened: Open, reader: Reade
     assert reader.seen[:5] == ["f", *"sss", "lll"]
 
 
+async def test_a_stream_of_short_ones_leaves_half_of_the_time_to_a_long_request(opened: Open, reader: Reader) -> None:
+    """Also after its first turn: those that it waits behind then are none that it overtook."""
+    decoder = opened()
+    tasks = await held_up(decoder, [["f"], ["l1", "l2", "l3"], *[["s"]] * 30], reader)
+    reader.gate.set()
+    await asyncio.gather(*tasks)
+    last = reader.seen.index("l3")
+    assert reader.seen[: last + 1].count("s") <= 6, reader.seen
+
+
 async def test_what_would_wait_too_long_is_refused_and_told_for_how_long(opened: Open, reader: Reader) -> None:
     decoder = opened(max_queue_wait_s=2.0)
     tasks = await held_up(decoder, [["a" * 3], ["b" * 3]], reader)

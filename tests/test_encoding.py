@@ -44,6 +44,17 @@ def test_what_the_model_takes_is_what_the_whole_text_gives(
     assert [one.ids for one in read] == [one.ids for one in whole.encode_batch_fast(texts)]
 
 
+def test_a_letter_that_becomes_three_counts_as_three(path: Path) -> None:
+    useful = TextEncoder(path, 128, 0)._useful(("\uac01" * 16 + "!") * 480)
+    assert useful.count("!") * 48**2 <= MOST_WORK
+
+
+def test_a_long_word_does_not_change_how_others_are_read(bundles: Path, path: Path, whole: Tokenizer) -> None:
+    """A text that is not cut goes to the tokenizer as it is: what is marked in it is found before it is normalised."""
+    text = "internationalization please [SEP] Cancel my card " * 6
+    assert TextEncoder(path, MAX_TOKENS, 0)._useful(text) in text
+
+
 @pytest.mark.parametrize("end", [" ", "_", ". ", "\u0301 "])
 def test_words_that_take_the_square_of_their_length_are_few(path: Path, end: str) -> None:
     encoder = TextEncoder(path, 128, 0)

@@ -15,6 +15,7 @@ from loading import refusal, sizes, splits
 from tiny import jpeg, tiny_images, write_idx, write_tiny_fashion_mnist, write_tiny_images
 
 from models.data.datasets import LabelledDataset, load_dataset
+from models.data.images import ImageFile, decode
 from models.errors import InputError
 
 
@@ -268,3 +269,27 @@ def test_equal_images_are_noted_and_hashed_by_their_pixels(tmp_path: Path) -> No
     after = load_dataset(str(directory), None)
     assert after.content_hash != before.content_hash
     assert after.notes == ("1 image occurs in train and in test",)
+
+
+def exif_of(entries: int) -> bytes:
+    """A TIFF header and so many entries of one short, the last of them the orientation: turn by 90 degrees."""
+    tags = [(0x8000 + number, 1) for number in range(entries - 1)]
+    body = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in [(0x0112, 6), *tags])
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, entries) + body + bytes(4)
+
+
+@pytest.mark.parametrize(("entries", "shape"), [(1, (8, 4)), (1_000, (8, 4)), (1_001, (4, 8)), (5_000, (4, 8))])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_camera_s_exif_turns_an_image_and_nothing_writes_it_anew(
+    kind: str, entries: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would, entry by entry in Python: 12 KB of them cost 50 ms, 786 KB a second."""
+
+    def never(*_: object) -> bytes:
+        raise AssertionError("the EXIF is written anew")
+
+    stream = io.BytesIO()
+    PIL.Image.fromarray(np.zeros((4, 8), np.uint8)).save(stream, kind, exif=exif_of(entries))
+    monkeypatch.setattr(PIL.Image.Exif, "tobytes", never)
+    found = decode(ImageFile("an image", lambda: io.BytesIO(stream.getvalue())), grey=True)
+    assert found.shape == shape

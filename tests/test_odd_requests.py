@@ -238,6 +238,11 @@ class TestUpgrade:
         )
 
 
+@pytest.mark.parametrize(("digits", "status"), [(b"0" * 5_000 + b"%d" % len(EASY), 200), (b"9" * 18, 413)])
+def test_a_length_of_many_digits_is_a_length(edge: Service, digits: bytes, status: int) -> None:
+    assert ask(edge, POST, b"content-length: " + digits + b"\r\n", EASY)[0] == status
+
+
 @pytest.mark.usefixtures("restored_policy")
 class TestPolicy:
     """Odd changes of the policy, and many at once."""

@@ -244,6 +244,21 @@ async def test_one_item_that_a_server_finds_too_large_fails_and_opens_no_breaker
     assert len(server.requests) == 3
 
 
+async def test_a_part_that_runs_out_of_time_opens_no_breaker() -> None:
+    """What is left for it after the others says nothing of the large model."""
+    taken: list[int] = []
+
+    async def slow_in_the_end(turn: Turn) -> None:
+        taken.append(len(turn.texts))
+        await (turn.classify() if len(taken) < 3 else never(turn))
+
+    texts = [f"{number} " + "please " * 400 for number in range(9)]
+    async with packing_before(slow_in_the_end, max_bytes=10_000, failures=1) as (remote, _):
+        with pytest.raises(RemoteTimeout):
+            await ask(remote, *texts, timeout_s=0.5)
+        assert remote.refusal() is None
+
+
 async def test_a_pack_holds_no_more_characters_than_it_may() -> None:
     texts = ["x" * PACKED_TEXT_CHARS] * (2 * PACK_CHARS // PACKED_TEXT_CHARS)
 

@@ -189,6 +189,23 @@ def documents(versions: range) -> list[tuple[int, bytes]]:
     return [(version, a_policy(version).model_dump_json().encode()) for version in versions]
 
 
+async def test_clearing_takes_no_policy_that_has_got_the_row_of_what_it_clears(tmp_path: Path) -> None:
+    """SQLite gives the number of a row that is gone to the next one, which another process may have written."""
+    one, other = (SqlitePolicyStore(tmp_path / "policy.db") for _ in range(2))
+    await one.append("bundle", a_policy(1), expected_version=None)
+    with closing(sqlite3.connect(tmp_path / "policy.db")) as database:
+        rows = [("bundle", "gate-a", version, "garbage") for version in range(2, 300)]
+        database.executemany("INSERT INTO policy_versions VALUES (?, ?, ?, ?)", rows)
+        database.commit()
+        found = database.execute("SELECT rowid, name, version FROM policy_versions WHERE version > 1").fetchall()
+    assert await other.latest("bundle", "gate-a") == a_policy(1), "which clears most of them"
+    await other.append("bundle", a_policy(301), expected_version=1)
+    await one._run(lambda database: one._remove(database, found))
+    assert await one.latest("bundle", "gate-a") == a_policy(301)
+    for store in (one, other):
+        await store.close()
+
+
 def garbage(versions: range) -> list[tuple[int, bytes]]:
     return [(version, b"garbage %d" % version) for version in versions]
 

@@ -749,7 +749,7 @@ async def test_cancelled_calls_do_not_count() -> None:
 )
 async def test_an_answer_of_many_values_is_not_parsed(body: bytes) -> None:
     async with serving(answering(200, body)) as server, remote_to(server.url) as remote:
-        with pytest.raises(RemoteBadAnswer, match="more than 336 values"):
+        with pytest.raises(RemoteBadAnswer, match="more than 4,368 values"):
             await ask(remote)
 
 
@@ -763,6 +763,22 @@ async def test_an_answer_with_many_labels_and_fields_of_its_own_is_read() -> Non
         answers = await ask(remote, *"abcdefgh", top_k=150)
         await remote.aclose()
     assert len(answers[7].top) == 150
+
+
+@pytest.mark.parametrize("extra", [{"probabilities": [0.001] * 150}, {"top": [{"label": "a", "score": 0.1}] * 150}])
+async def test_an_item_may_say_much_that_nobody_asked_for(extra: dict[str, object]) -> None:
+    script = answering(200, outputs(["a"] * 8, **extra))
+    async with serving(script) as server:
+        remote = GatekeeperRemote([server.url], RemoteLimits(8, 5.0, 2**20, 1_000, 2.0), Outcomes())
+        assert [answer.label for answer in await ask(remote, *"abcdefgh")] == ["a"] * 8
+        await remote.aclose()
+
+
+async def test_more_outputs_than_any_call_has_items_are_not_built() -> None:
+    body = outputs(["a"] * 1).replace(b"[{", b"[" + b'{"label":"a","score":0.5,"decision":"accepted"},' * 1_000 + b"{")
+    async with serving(answering(200, body)) as server, remote_to(server.url) as remote:
+        with pytest.raises(RemoteBadAnswer, match="answered 1001 of 1 items"):
+            await ask(remote)
 
 
 async def test_a_label_of_more_than_10_000_characters_is_no_label() -> None:

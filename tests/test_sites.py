@@ -64,6 +64,7 @@ def test_a_thousand_names_are_not_remembered() -> None:
         ({"origin": "null"}, False),
         ({"origin": "http://[bad"}, False),
         ({"origin": "https://proxy.example"}, True),
+        ({"origin": "https://127.0.0.1:8000"}, True),
     ],
 )
 def test_a_page_of_another_site_changes_nothing(headers: dict[str, str], fine: bool) -> None:
@@ -71,6 +72,23 @@ def test_a_page_of_another_site_changes_nothing(headers: dict[str, str], fine: b
     sent = {b"host": b"127.0.0.1:8000"} | {name.encode(): value.encode() for name, value in headers.items()}
     assert (sites.refusal("POST", sent) is None) == fine
     assert sites.refusal("GET", sent) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "fine"),
+    [
+        ("gk.corp", "http://gk.corp:8080", True),
+        ("gk.corp:80", "http://gk.corp", True),
+        ("gk.corp:443", "https://gk.corp", True),
+        ("gk.corp:8000", "http://gk.corp", False),
+        ("gk.corp:8000", "http://gk.corp:9000", False),
+        ("gk.corp", "http://other.corp", False),
+        ("gk.corp", "http://gk.corp.evil.example", False),
+    ],
+)
+def test_a_proxy_may_leave_out_the_port(host: str, origin: str, fine: bool) -> None:
+    sites = Sites(("*",))
+    assert (sites.refusal("POST", {b"host": host.encode(), b"origin": origin.encode()}) is None) == fine
 
 
 def test_the_default_goes_by_the_address() -> None:

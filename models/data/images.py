@@ -4,18 +4,18 @@ import hashlib
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageFile
-import PIL.ImageOps
 from numpy.typing import NDArray
 
 from models.data import png
@@ -52,6 +52,16 @@ _UNREADABLE = (
     AttributeError,
     ArithmeticError,
 )
+MOST_EXIF_ENTRIES = 1_000  # cameras write some dozens
+_TURNED = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 _GREY_BANDS = {"1", "L", "I", "A"}  # the A of LA: transparency
 
 
@@ -129,11 +139,40 @@ def picture(file: ImageFile, grey: bool | None, limits: Limits = ANY_FORMAT) -> 
         image: PIL.Image.Image = opened
         if grey is None:
             grey = set(image.getbands()) <= _GREY_BANDS
-        PIL.ImageOps.exif_transpose(image, in_place=True)
+        image = _upright(image)
         mode = "L" if grey else "RGB"
         if image.mode == mode and not image.has_transparency_data:
             return image
         return _in_strips(image, mode)
+
+
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Turned as its EXIF says. Not by ImageOps.exif_transpose, which writes the whole EXIF anew, in Python."""
+    image.load()
+    if _exif_entries(image.info) > MOST_EXIF_ENTRIES:
+        return image
+    method = _TURNED.get(image.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+    return image if method is None else image.transpose(method)
+
+
+def _exif_entries(info: Mapping[Any, Any]) -> int:
+    """How many Pillow would look at one by one; as many as can be where that cannot be told."""
+    exif = info.get("exif")
+    if exif is None and isinstance(profile := info.get("Raw profile type exif"), str):
+        try:
+            exif = bytes.fromhex("".join(profile.split("\n")[3:]))
+        except ValueError:
+            return MOST_EXIF_ENTRIES + 1
+    if not isinstance(exif, bytes):
+        return 0
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return MOST_EXIF_ENTRIES + 1 if exif else 0
+    try:
+        return int(struct.unpack_from(f"{order}H", exif, struct.unpack_from(f"{order}I", exif, 4)[0])[0])
+    except struct.error:
+        return MOST_EXIF_ENTRIES + 1
 
 
 def _in_strips(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:

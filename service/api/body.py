@@ -4,6 +4,7 @@ FastAPI's own max_body_size answers in plain text and before the request has its
 ASGI, because Starlette's Request and Headers would cost the hot route more than parsing does.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from io import BytesIO
@@ -14,11 +15,12 @@ from starlette.types import Receive, Scope
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
 from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
-from service.intake import Intake
+from service.intake import Arriving, Intake
 
 Headers = dict[bytes, bytes]
 SMALL_DOCUMENT = 256  # values in a body that lists no items
 MAX_NAME_CHARS = 100
+MAX_LENGTH_DIGITS = 18
 UNION_TAGS = frozenset({"text", "texts", "one_image", "more_images"})
 
 
@@ -61,18 +63,21 @@ async def body_chunks(
 
 async def _chunks(first: bytes, receive: Receive, max_bytes: int, intake: Intake) -> AsyncGenerator[bytes, None]:
     """A body of several pieces, of which the first is there."""
-    size, chunk, more = 0, first, True
+    body, chunk, more = Arriving(), first, True
     try:
         while True:
-            size += len(chunk)
-            intake.take(len(chunk))
-            _check_size(size, max_bytes)
+            intake.take(body, len(chunk))
+            _check_size(body.bytes, max_bytes)
             yield chunk
             if not more:
                 return
             chunk, more = await _next_chunk(receive)
+    except asyncio.CancelledError:
+        if (refusal := body.refusal()) is not None:
+            raise refusal from None
+        raise
     finally:
-        intake.release(size)
+        intake.release(body)
 
 
 async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:
@@ -87,7 +92,9 @@ def _check_headers(headers: Headers, max_bytes: int) -> None:
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("send the body as it is, without content-encoding")
     announced = headers.get(b"content-length", b"0")
-    if not announced.isdigit() or int(announced) > max_bytes:
+    # Of thousands of digits, zeros in front included, Python makes no number.
+    digits = announced.lstrip(b"0") or b"0"
+    if not digits.isdigit() or len(digits) > MAX_LENGTH_DIGITS or int(digits) > max_bytes:
         told = announced.decode("latin-1")[:20]
         raise TooLarge(f"the body has {told} bytes and this service takes {max_bytes:,}: send less")
 

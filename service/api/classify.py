@@ -23,7 +23,7 @@ from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, 
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.bounded_json import Model
 from service.cascade import MAX_HOPS, Answer, Call, Output
-from service.errors import GatekeeperError, InvalidRequest, RequestError, TooLarge, TooManyHops
+from service.errors import ClientGone, GatekeeperError, InvalidRequest, RequestError, TooLarge, TooManyHops
 from service.gate import Reason, Route
 from service.remote import Input
 from service.remote_wire import HANDSHAKE
@@ -170,7 +170,7 @@ async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[b
         inputs, items, parameters, truncated = await read(headers, receive, runtime)
         caller.check_overrides(parameters.threshold, parameters.route)
         _check_threshold(parameters.threshold, runtime.threshold_range)
-    except RequestError:
+    except (RequestError, ClientGone):
         await runtime.rate_limits.charge(caller)
         raise
     await runtime.rate_limits.spend(caller, len(items))
