@@ -16,15 +16,13 @@ class Arriving:
         self.bytes = 0
 
     def give_up(self) -> None:
-        """Interrupt the reading task, which has `refusal` raised."""
+        """Interrupt the reading task, which asks `gave_way`."""
         self._given_up = True
         self._task.cancel()
 
-    def refusal(self) -> Overloaded | None:
-        """For a task that was cancelled: what to raise instead, if it was for this."""
-        if self._given_up and self._task.uncancel() == 0:
-            return _too_many()
-        return None
+    def gave_way(self) -> bool:
+        """For a task that was cancelled: whether it was for this, and for nothing else."""
+        return self._given_up and self._task.uncancel() == 0
 
 
 class Intake:
@@ -47,7 +45,7 @@ class Intake:
         while self.bytes > self._max_bytes:
             largest = max(self._arriving, key=lambda one: one.bytes)
             if largest is body:
-                raise _too_many()
+                raise no_room()
             self.release(largest)
             largest.give_up()
 
@@ -58,5 +56,5 @@ class Intake:
             self.bytes -= body.bytes
 
 
-def _too_many() -> Overloaded:
+def no_room() -> Overloaded:
     return Overloaded("too many large bodies are on their way at once: try again", retry_after_s=1)

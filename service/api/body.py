@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
 from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
-from service.intake import Arriving, Intake
+from service.intake import Arriving, Intake, no_room
 
 Headers = dict[bytes, bytes]
 SMALL_DOCUMENT = 256  # values in a body that lists no items
@@ -73,8 +73,8 @@ async def _chunks(first: bytes, receive: Receive, max_bytes: int, intake: Intake
                 return
             chunk, more = await _next_chunk(receive)
     except asyncio.CancelledError:
-        if (refusal := body.refusal()) is not None:
-            raise refusal from None
+        if body.gave_way():
+            raise no_room() from None  # in no variable: error and frame would keep the body until a collection
         raise
     finally:
         intake.release(body)
