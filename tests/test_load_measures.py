@@ -260,7 +260,7 @@ def test_an_interrupted_soak_says_what_it_has_seen(tmp_path: Path) -> None:
                 break
         soak.send_signal(signal.SIGINT)
         said = soak.stdout.read()
-        assert soak.wait(30) == 130
+        assert soak.wait(30) == 130, said
     assert "interrupted; until then:" in said
     assert list(tmp_path.iterdir()) == []
 
