@@ -1,7 +1,7 @@
 """Where a threshold can part the calibration items, by the gate's own rule: `confidence < threshold` is deferred.
 
-Two things that a sorted list would allow do not exist: a cut between equal confidences, and one that no threshold within
-the score's range makes. An item at the highest score, such as a confidence of exactly 1, is never deferred.
+Two things that a sorted list would allow do not exist: a cut between equal confidences, and one that no threshold
+within the score's range makes. An item at the highest score, such as a confidence of exactly 1, is never deferred.
 """
 
 from dataclasses import dataclass

@@ -22,6 +22,7 @@ from models.data.splits import Inputs
 from models.errors import InputError
 from models.files import open_regular
 from models.parquet import MOST_VALUES, read_parquet
+from models.replacing import write_whole
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -103,14 +104,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     if predictions.classes is not None:
         table = table.replace_schema_metadata({CLASSES_KEY: json.dumps(predictions.classes)})
     repeated = [name for name in table.column_names if name.endswith("_correct") or name in CLASS_COLUMNS]
-    scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table, scratch, use_dictionary=repeated)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(path, lambda scratch: pq.write_table(table, scratch, use_dictionary=repeated))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(f"{path} cannot be written: {reason}") from error

@@ -1,4 +1,4 @@
-"""Thresholds by the gate's own rule: ties, the ends of each score's range, rounding. Against an oracle that asks the gate."""
+"""Thresholds by the gate's own rule, against an oracle that asks it: ties, the ends of a score's range, rounding."""
 
 import math
 
