@@ -313,7 +313,12 @@ def copy_bundle(bundle: Bundle, directory: Path) -> Bundle:
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write the rows as calibration.parquet holds them."""
+    """Write the rows as calibration.parquet holds them. Raises BundleError for a number that is none."""
+    for name in CALIBRATION_COLUMNS:
+        column = getattr(calibration, name)
+        if column is not None and not np.isfinite(column).all():
+            row = int(np.flatnonzero(~np.isfinite(column))[0]) + 1
+            raise BundleError(f"{path.name}: {name} in row {row} is not a finite number; nothing was written")
     large = calibration.large_correct
     table = pa.table(
         {

@@ -91,7 +91,7 @@ class LargeBundle:
 
         self.check(data, (split,))
         part: Split = getattr(data, split)
-        predicted = answers(load_classifier(self.bundle), self.name, part.inputs, split).label
+        predicted = answers(load_classifier(self.bundle), f"the large model {self.name}", part.inputs, split).label
         names, wanted = np.array(self.bundle.manifest.labels), np.array(data.labels)
         right: Floats = (names[predicted] == wanted[list(part.labels)]).astype(np.float64)
         return right
