@@ -390,11 +390,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from models.large_answers import LargeTable
     from models.results import write_evaluation
 
-    if arguments.output is not None:
-        try:  # told now, not after minutes of predicting
-            arguments.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{arguments.output} cannot be written: {error.strerror}") from error
+    _make_output(arguments.output)
     evaluation = evaluate(bundle, data, large, arguments.seed)
     if isinstance(large, LargeTable):
         _say(large.note(data, ("test",)))
@@ -410,6 +406,15 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _make_output(output: Path | None) -> None:
+    """Told now, not after minutes of predicting. Raises InputError."""
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{output} cannot be written: {error.strerror}") from error
+
+
 def _evaluate_table(arguments: argparse.Namespace) -> int:
     """Neither torch nor a model: a table of a million rows takes seconds."""
     from models.predictions import LARGEST, read_predictions
@@ -419,6 +424,7 @@ def _evaluate_table(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--threshold must be a number between -{LARGEST:g} and {LARGEST:g}, not {arguments.threshold}"
         )
+    _make_output(arguments.output)
     name = arguments.predictions.name
     with Waiting(f"reading {name}"):
         predictions = read_predictions(arguments.predictions)

@@ -151,7 +151,8 @@ def _read_table(path: Path) -> Any:
     if suffix not in {".parquet", ".csv"}:
         raise InputError(f"{path}: predictions are a .parquet or a .csv file, not {suffix or 'a file without suffix'}")
     if not path.is_file():
-        raise InputError(f"{path} {'is a directory, not a file' if path.is_dir() else 'does not exist'}")
+        there = "is a directory, not a file" if path.is_dir() else "is no regular file" if path.exists() else ""
+        raise InputError(f"{path} {there or 'does not exist'}")
     try:
         return _read_csv(path) if suffix == ".csv" else read_parquet(path, lambda names: _known(path, names))
     except (OSError, pa.ArrowException) as error:
@@ -215,6 +216,8 @@ def _strings(table: Any, name: str) -> Any:
     try:
         return table.column(name).cast(pa.string())
     except pa.ArrowException as error:
+        if pa.types.is_binary(table.column(name).type):  # what pyarrow makes of a csv's bytes that are no UTF-8
+            raise InputError(f"{name} is not UTF-8: save the file as UTF-8") from error
         raise InputError(f"{name} does not hold text but {table.column(name).type}") from error
 
 
