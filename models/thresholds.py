@@ -102,12 +102,12 @@ def _fewest(calibration: Calibration, accuracy: float, score: str, wanted: str) 
             alone = f"{calibration.small_correct.mean():.4f} of the calibration items"
             return replace(choice, note=f"the small model alone meets it, right in {alone}: nothing needs deferring")
         return choice
-    best = int(np.argmax(curve))
+    best, large = int(np.argmax(curve)), calibration.large_correct.mean()
     raise NoThreshold(
         f"no threshold reaches {wanted} on the calibration data; the best is {floored(curve[best])} at a deferral "
         f"ratio of {cuts.deferred[best] / cuts.items:.3f} (the small model alone has "
-        f"{floored(calibration.small_correct.mean())}, the large one {floored(calibration.large_correct.mean())})"
-        + _stuck(calibration, score)
+        f"{floored(calibration.small_correct.mean())}, the large one {floored(large)})"
+        + (_stuck(calibration, score) if large >= accuracy - ROUNDING else "")  # else deferring all would not do either
     )
 
 
@@ -134,8 +134,8 @@ def _stuck(calibration: Calibration, score: str) -> str:
     if not count:
         return ""
     return (
-        f"; {count:,} of {len(calibration.confidence):,} items have the highest {score} there is, {high:g}, and can "
-        "never be deferred"
+        f"; {count:,} of {len(calibration.confidence):,} items {'has' if count == 1 else 'have'} the highest {score} "
+        f"there is, {high:g}, and can never be deferred"
     )
 
 
