@@ -24,6 +24,7 @@ from torch import Tensor
 
 from models.errors import InputError
 from models.gatekeeper import GatekeeperLoss
+from models.recipes import STRENGTHS
 
 NumItems = Tensor | int | None
 
@@ -158,7 +159,6 @@ LOSSES: dict[str, Callable[[Loss, Tensor, Targets], Tensor]] = {
     "static-partition": _static_partition,
     "distillation": _distillation,
 }
-STRENGTHS = {"confidence-penalty": 0.1, "label-smoothing": 0.1, "focal": 2.0}
 
 
 def _strength(loss: Loss) -> float:

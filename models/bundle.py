@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from models.errors import BundleError, InputError
 from models.files import MIB, read_json
 from models.parquet import read_parquet
+from models.replacing import exchange, linked, tree_to_disk
 
 Task = Literal["text-classification", "image-classification"]
 
@@ -239,29 +240,24 @@ def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callabl
     check_output(directory)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
+            new = Path(scratch) / "new"
             new.mkdir()
             write_files(new)
             files = {path.name: file_sha256(path) for path in sorted(new.iterdir()) if path.name != CARD}
             checked = Manifest.model_validate({**manifest, "format_version": FORMAT_VERSION, "files": files})
-            (new / MANIFEST).write_text(checked.model_dump_json(indent=2, exclude_none=True) + "\n")
+            (new / MANIFEST).write_text(checked.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
             for path in new.iterdir():
                 path.chmod(0o644)  # safetensors writes 0600, and the edge may run as another user
-            if directory.exists():
-                directory.replace(old)
-            try:
-                new.replace(directory)
-            except BaseException:
-                if old.exists():
-                    old.replace(directory)
-                raise
-            _keep_what_is_not_ours(old, directory)
+            tree_to_disk(new)
+            _keep_what_is_not_ours(directory, new)
+            exchange(new, directory)
     except (OSError, SafetensorError) as error:  # a full disk is either, by who meets it
-        raise BundleError(f"{directory} cannot be written: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BundleError(f"{directory} cannot be written: {reason}") from error
     return load_bundle(directory)
 
 
-def _keep_what_is_not_ours(old: Path, directory: Path) -> None:
+def _keep_what_is_not_ours(old: Path, new: Path) -> None:
     """A person's notes beside the manifest stay; what the old manifest named is gone for good."""
     if not (old / MANIFEST).is_file():
         return
@@ -271,8 +267,8 @@ def _keep_what_is_not_ours(old: Path, directory: Path) -> None:
         named = set()
     ours = {MANIFEST, CARD, *named}
     for path in old.iterdir():
-        if path.name not in ours and not (directory / path.name).exists():
-            path.replace(directory / path.name)
+        if path.name not in ours and not (new / path.name).exists():
+            linked(path, new / path.name)
 
 
 def check_output(directory: Path) -> None:
@@ -317,7 +313,12 @@ def copy_bundle(bundle: Bundle, directory: Path) -> Bundle:
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write the rows as calibration.parquet holds them."""
+    """Write the rows as calibration.parquet holds them. Raises BundleError for a number that is none."""
+    for name in CALIBRATION_COLUMNS:
+        column = getattr(calibration, name)
+        if column is not None and not np.isfinite(column).all():
+            row = int(np.flatnonzero(~np.isfinite(column))[0]) + 1
+            raise BundleError(f"{path.name}: {name} in row {row} is not a finite number; nothing was written")
     large = calibration.large_correct
     table = pa.table(
         {

@@ -1,9 +1,11 @@
 """Calibrate a bundle: its temperature, and the confidences from which every threshold is chosen (thresholds.py).
 
 gatekeeper calibrate BUNDLE --large LARGE --data clinc150 --data-dir DIR     temperature and calibration data
+
+LARGE is the large model's bundle or a table of its answers (large_answers.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +14,39 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from models.answers import answers
 from models.bundle import CALIBRATION, SELECTION, Bundle, Calibration, rewrite_bundle, write_calibration
-from models.classifier import Classifier, load_classifier, predict_all
+from models.classifier import load_classifier
 from models.data.datasets import LabelledDataset, Split
 from models.errors import InputError
+from models.large_answers import LargeAnswers, LargeTable
+
+FILES = {"select": SELECTION, "calibrate": CALIBRATION}
 
 
-def calibrate(bundle: Bundle, data: LabelledDataset, large: Bundle | None, say: Callable[[str], None]) -> Bundle:
+def calibrate(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | None, say: Callable[[str], None]) -> Bundle:
     """Fit the temperature; write calibration.parquet, and selection.parquet of the select split.
 
     The temperature is fitted on the select split: a certificate needs calibration items whose labels nothing has seen
     that decides a confidence. The confidences change with it, and so does the gate digest; a former certificate goes.
+    Everything is computed and checked before anything is written. Raises InputError.
     """
     check_task(bundle, data)
+    wanted = {split: expected_classes(bundle, data, getattr(data, split)) for split in FILES}
     if large is not None:
-        check_task(large, data)
-    small = load_classifier(bundle)
-    selected = predict_all(small, data.select.inputs).logits
-    temperature = fit_temperature(selected.astype(np.float64), expected_classes(bundle, data, data.select))
-    say(f"temperature {temperature:.4f}, fitted on {len(selected)} items of the select split")
-    answering = None if large is None else load_classifier(large)
+        large.check(data, tuple(FILES))
+    small, name = load_classifier(bundle), bundle.manifest.name
+    logits = {split: answers(small, name, getattr(data, split).inputs, split).logits for split in FILES}
+    temperature = fit_temperature(logits["select"].astype(np.float64), wanted["select"])
+    say(f"temperature {temperature:.4f}, fitted on {len(data.select)} items of the select split")
     files = {}
-    for file, split, logits in (
-        (SELECTION, data.select, selected),
-        (CALIBRATION, data.calibrate, predict_all(small, data.calibrate.inputs).logits),
-    ):
-        right = (logits.argmax(axis=1) == expected_classes(bundle, data, split)).astype(np.float64)
-        confidence = small.scores(logits, temperature)[small.score]
-        large_right = None if answering is None else correctness(answering, data.labels, split)
+    for split, file in FILES.items():
+        right = (logits[split].argmax(axis=1) == wanted[split]).astype(np.float64)
+        confidence = small.scores(logits[split], temperature)[small.score]
+        large_right = None if large is None else large.correct(data, split)
         files[file] = Calibration(confidence, right, large_right)
+    if isinstance(large, LargeTable):
+        say(large.note(data, tuple(FILES)))
 
     def write(directory: Path) -> None:
         for file, rows in files.items():
@@ -51,7 +57,7 @@ def calibrate(bundle: Bundle, data: LabelledDataset, large: Bundle | None, say: 
         "certificate": None,
         "metrics": {},  # they were those of other confidences
         "calibrated_on": data.content_hash,
-        "calibrated_with": large and large.gate_digest,
+        "calibrated_with": large and large.digest,
     }
     return rewrite_bundle(bundle, changes, write)
 
@@ -72,19 +78,6 @@ def expected_classes(bundle: Bundle, data: LabelledDataset, split: Split) -> NDA
         )
     index = {label: place for place, label in enumerate(bundle.manifest.labels)}
     return np.array([index[data.labels[label]] for label in split.labels], dtype=np.int64)
-
-
-def correctness(
-    classifier: Classifier, labels: Sequence[str], split: Split, progress: Callable[[int], None] = lambda _: None
-) -> NDArray[np.float64]:
-    """1.0 where the classifier's label, by name, is the split's, (N,)."""
-    if set(classifier.labels) != set(labels):
-        differing = sorted(set(classifier.labels) ^ set(labels))
-        raise InputError(f"the large model has other labels ({len(differing)} differ, such as {differing[0]!r})")
-    predicted = predict_all(classifier, split.inputs, progress=progress).label
-    names, wanted = np.array(classifier.labels), np.array(labels)
-    correct: NDArray[np.float64] = (names[predicted] == wanted[list(split.labels)]).astype(np.float64)
-    return correct
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

@@ -27,6 +27,7 @@ from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv, gammaln, rel_entr, xlog1py, xlogy
 
 from models.bundle import SCORE_RANGES, Calibration
+from models.cuts import parting
 from models.errors import InputError, NoThreshold
 
 Floats = NDArray[np.float64]
@@ -159,7 +160,7 @@ def _certify(
         ),
     )
     if not passed:
-        raise NoThreshold(_why_not(certificate, trials))
+        raise NoThreshold(_why_not(certificate, trials, len(calibration.confidence) - int(tally.deferred[-1])))
     return certificate
 
 
@@ -173,10 +174,7 @@ def candidate_thresholds(confidence: Floats, score: str) -> Floats:
     if len(cuts) > CANDIDATES:
         nearest = np.searchsorted(cuts, np.linspace(1, len(ordered) - 1, CANDIDATES)).clip(max=len(cuts) - 1)
         cuts = cuts[np.unique(nearest)]
-    below, above = ordered[cuts - 1], ordered[cuts]
-    middle = (below + above) / 2
-    rounded = np.round(middle, 4)
-    middle = np.where((below < rounded) & (rounded <= above), rounded, middle)
+    middle = parting(ordered[cuts - 1], ordered[cuts])
     low, high = SCORE_RANGES[score]
     thresholds: Floats = np.unique(np.concatenate([[low], middle.clip(low, high), [high]]))
     return thresholds
@@ -346,12 +344,17 @@ def lower_bound(p_value: PValue, tally: Tally, certainty: float, least: float = 
     return float(brentq(excess, least, highest, xtol=1e-9))
 
 
-def _why_not(first: Certificate, trials: int) -> str:
-    """One line: what was tested first, what is certain there, and what would help."""
+def _why_not(first: Certificate, trials: int, stuck: int) -> str:
+    """One line: what was tested first, what is certain there, and what would help.
+
+    stuck: calibration items so high in their score that no threshold defers them.
+    """
     wanted, easier, always = f"a {first.measure} of {first.target:g}", "a lower target", ""
     if first.measure == LOSS.name:
         wanted, easier = f"an accuracy loss of {0.0 - first.target:g} against the large model", "a larger loss"
         always = "; deferring everything loses nothing"
+        if stuck:
+            always = f"; {stuck:,} items have the highest score there is and can never be deferred"
     refused = f"no threshold can be certified for {wanted} with certainty {first.certainty:g}"
     if not trials:
         return f"{refused}: at {first.threshold:g}, the most promising, no calibration item is accepted"

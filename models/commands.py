@@ -4,18 +4,20 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import InputError, NoThreshold
 from models.printing import printable
+from models.progress import Waiting
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
     from models.certify import Certificate
     from models.data.datasets import LabelledDataset
+    from models.large_answers import LargeAnswers
     from models.results import Evaluation
     from models.thresholds import Choice
 
@@ -25,6 +27,7 @@ NO_THRESHOLD = 3  # the exit code of "no threshold meets it"
 
 def run_tune(arguments: argparse.Namespace) -> int:
     """`gatekeeper tune`."""
+    _use_threads(arguments)
     alphas, seeds = _numbers("--alpha", arguments.alpha), _seeds(arguments.seeds, arguments.seed)
     _check_training(arguments)
     data = _dataset(arguments)
@@ -158,11 +161,8 @@ def _seeds(text: str | None, default: int) -> list[int]:
     return seeds
 
 
-def run_calibrate(arguments: argparse.Namespace) -> int:
-    """`gatekeeper calibrate`. Exit code 3: no threshold meets the target."""
-    from models.bundle import check_output, copy_bundle, load_bundle
-
-    bundle = load_bundle(arguments.bundle)
+def _check_calibrate(arguments: argparse.Namespace) -> None:
+    """Options that contradict each other. Raises InputError."""
     targets = (
         arguments.target_deferral_ratio,
         arguments.target_accuracy,
@@ -171,6 +171,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     )
     if arguments.write and all(target is None for target in targets):
         raise InputError("--write keeps the threshold of a target: give one")
+    _check_targets(arguments)
+    if arguments.certainty is not None and all(target is None for target in targets):
+        raise InputError("--certainty needs --target-accuracy, --target-accuracy-loss or --target-selective-accuracy")
     if arguments.threshold is not None and arguments.only_deferred_by is None:
         raise InputError("--threshold is that of --only-deferred-by; a target chooses the bundle's own")
     if arguments.data is not None and arguments.large is None:
@@ -180,6 +183,17 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
                 raise InputError(f"--{name} on new data needs --large: joint accuracy is that of both models")
     if arguments.data is None and arguments.large is not None:
         raise InputError("--large needs --data: its answers on the calibrate split are what is recorded")
+
+
+def run_calibrate(arguments: argparse.Namespace) -> int:
+    """`gatekeeper calibrate`. Exit code 3: no threshold meets the target."""
+    _use_threads(arguments)
+    from models.bundle import check_output, copy_bundle, load_bundle
+
+    _check_calibrate(arguments)
+    bundle = load_bundle(arguments.bundle)
+    if arguments.data is not None and arguments.large is None and not arguments.forget_large:
+        _refuse_to_forget(arguments.output or bundle.directory)
     if arguments.output is None:
         return _calibrate(arguments, bundle, bundle.directory)
     if arguments.data is None and not arguments.write:
@@ -195,6 +209,54 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _check_targets(arguments: argparse.Namespace) -> None:
+    """Every number of a target, before --data replaces what is there. Raises InputError."""
+    certainty = arguments.certainty
+    for name, below_one in (
+        ("target_deferral_ratio", False),
+        ("target_accuracy", False),
+        ("target_accuracy_loss", True),
+        ("target_selective_accuracy", False),
+    ):
+        value = getattr(arguments, name)
+        option = f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if not 0.0 <= value <= 1.0 or (below_one and value == 1.0):
+            raise InputError(
+                f"{option} must be {'at least 0 and below 1' if below_one else 'in [0, 1]'}, not {value:g}"
+            )
+        if certainty is not None and name == "target_deferral_ratio":
+            raise InputError(f"{option} is a choice and needs no certificate: leave --certainty out")
+        if certainty is None and name == "target_selective_accuracy":
+            raise InputError(f"{option} needs --certainty")
+    if certainty is not None and not 0.5 < certainty < 1.0:
+        raise InputError(f"--certainty must be above 0.5 and below 1, such as 0.95, not {certainty:g}")
+
+
+def _refuse_to_forget(place: Path) -> None:
+    """Calibration data that know the large model took its answers to make. Raises InputError where they would go."""
+    from models.bundle import CALIBRATION, MANIFEST, SELECTION, load_bundle
+    from models.errors import BundleError
+
+    if not (place / MANIFEST).is_file():
+        return
+    knowing = []
+    try:
+        bundle = load_bundle(place)
+        for file in (CALIBRATION, SELECTION):
+            rows = bundle.read_calibration(file)
+            knowing += [file] if rows is not None and rows.large_correct is not None else []
+    except BundleError:  # there is nothing good to lose
+        return
+    if knowing:
+        certified = " and its certificate" if bundle.manifest.certificate else ""
+        raise InputError(
+            f"{place} knows what the large model answers ({', '.join(knowing)}{certified}), and --data without --large "
+            "would forget it: give --large, or say --forget-large, or write elsewhere with --output"
+        )
+
+
 def _calibrate(arguments: argparse.Namespace, bundle: "Bundle", place: Path) -> int:
     """place: what the bundle is called in what is said."""
     from models.bundle import rewrite_bundle
@@ -203,21 +265,52 @@ def _calibrate(arguments: argparse.Namespace, bundle: "Bundle", place: Path) -> 
     if arguments.data is not None:
         from models.calibrate import calibrate
 
-        bundle = calibrate(bundle, _dataset(arguments), _bundle(arguments.large), _say)
+        large = _large(arguments)  # first: reading the data may take a minute
+        data = _dataset(arguments)
+        if arguments.certainty is not None:
+            _check_unseen(arguments, data.content_hash, bundle)
+        bundle = calibrate(bundle, data, large, _say)
         _say(f"wrote {place}/calibration.parquet (gate digest {bundle.gate_digest[:12]})")
         if bundle.manifest.calibrated_on != bundle.manifest.dataset_sha256:
             _say("note: these are not the data that the bundle was tuned on: none of them may have been trained on")
     try:
-        choice, certificate = _choose(arguments, bundle)
+        with Waiting("looking for the threshold"):
+            choice, certificate = _choose(arguments, bundle)
     except NoThreshold as answer:
         print(printable(str(answer)))
+        _say_verdict(bundle)
         return NO_THRESHOLD
     _print_choice(choice, certificate)
+    _say_verdict(bundle)
+    if choice.note:
+        _say(f"note: {choice.note}")
     if arguments.write:
         changes = {"default_threshold": choice.threshold, "certificate": certificate and asdict(certificate)}
         rewrite_bundle(bundle, changes, lambda _: None)
         _say(f"{choice.threshold!r} is now the default threshold of {place}")
     return 0
+
+
+def _check_unseen(arguments: argparse.Namespace, calibrated_on: str | None, bundle: "Bundle") -> None:
+    """Raise InputError where calibration items may have been trained on, before they replace others."""
+    if calibrated_on != bundle.manifest.dataset_sha256 and not arguments.fresh_data:
+        raise InputError(
+            "a certificate needs calibration items that nothing was trained on, and these come from other data than "
+            "the bundle was tuned on (a changed file is divided anew): calibrate with that --data, or say --fresh-data "
+            "if they are new"
+        )
+
+
+def _say_verdict(bundle: "Bundle") -> None:
+    """Where the large model is not clearly better on the calibration items, one line on stderr."""
+    from models.verdict import verdict_of
+
+    data = bundle.read_calibration()
+    if data is None or data.large_correct is None:
+        return
+    verdict = verdict_of(data.confidence, data.small_correct, data.large_correct)
+    if verdict:
+        _say(f"note: {verdict}")
 
 
 def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, Certificate | None]":
@@ -229,8 +322,6 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
     if data is None:
         raise InputError(f"{bundle.directory} has no calibration data yet: give --data (and --large)")
     if arguments.certainty is None:
-        if arguments.target_selective_accuracy is not None:
-            raise InputError("--target-selective-accuracy needs --certainty")
         if arguments.target_deferral_ratio is not None:
             return thresholds.threshold_for_ratio(data, arguments.target_deferral_ratio, score), None
         if arguments.target_accuracy is not None:
@@ -246,14 +337,7 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
         "--target-selective-accuracy": (certify_selective_accuracy, arguments.target_selective_accuracy),
     }
     wanted = [(certify, target) for certify, target in certifiers.values() if target is not None]
-    if not wanted:
-        raise InputError(f"--certainty needs one of {', '.join(certifiers)}")
-    if bundle.manifest.calibrated_on != bundle.manifest.dataset_sha256 and not arguments.fresh_data:
-        raise InputError(
-            "a certificate needs calibration items that nothing was trained on, and these come from other data than "
-            "the bundle was tuned on (a changed file is divided anew): calibrate with that --data, or say --fresh-data "
-            "if they are new"
-        )
+    _check_unseen(arguments, bundle.manifest.calibrated_on, bundle)
     selection = bundle.read_calibration(SELECTION)
     if selection is None:
         raise InputError(f"{bundle.directory} has no {SELECTION}, which a certificate needs: give --large and --data")
@@ -274,8 +358,8 @@ def _print_choice(choice: "Choice", certificate: "Certificate | None") -> None:
         )
 
 
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    """`gatekeeper evaluate`. Exit code 1: the endpoint decided otherwise than the offline evaluation."""
+def _check_evaluate(arguments: argparse.Namespace) -> None:
+    """Options that contradict each other. Raises InputError."""
     if arguments.predictions is not None:
         if (
             arguments.bundle is not None
@@ -284,34 +368,51 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             or arguments.large
         ):
             raise InputError("--predictions is a finished table: no bundle, --data, --large or --endpoint beside it")
-        return _evaluate_table(arguments)
+        return
     if arguments.bundle is None or arguments.data is None:
         raise InputError("give a bundle and --data, or --predictions TABLE")
     if arguments.endpoint is not None and not arguments.large:
         raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
-    bundle, large = _bundle(arguments.bundle), _bundle(arguments.large)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """`gatekeeper evaluate`. Exit code 1: the endpoint decided otherwise than the offline evaluation."""
+    _use_threads(arguments)
+    _check_evaluate(arguments)
+    if arguments.predictions is not None:
+        return _evaluate_table(arguments)
+    bundle = _bundle(arguments.bundle)
     assert bundle is not None
+    large = _large(arguments)
     data = _dataset(arguments)
     _prepare_libraries()
     from models.evaluate import about_bundle, evaluate, write_card
+    from models.large_answers import LargeTable
     from models.results import write_evaluation
 
-    if arguments.output is not None:
-        try:  # told now, not after minutes of predicting
-            arguments.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{arguments.output} cannot be written: {error.strerror}") from error
-    with _bar(len(data.test) * (1 if large is None else 2), " items") as progress:
-        evaluation = evaluate(bundle, data, large, arguments.seed, progress)
+    _make_output(arguments.output)
+    evaluation = evaluate(bundle, data, large, arguments.seed)
+    if isinstance(large, LargeTable):
+        _say(large.note(data, ("test",)))
     _print_numbers(bundle.manifest.name, evaluation.numbers)
     if arguments.output is not None:
-        write_evaluation(arguments.output, evaluation, about_bundle(bundle, data, large, arguments.seed))
+        with Waiting("drawing the report"):
+            write_evaluation(arguments.output, evaluation, about_bundle(bundle, data, large, arguments.seed))
         _say(f"wrote {arguments.output}/report.html, metrics.json and predictions.parquet")
     if arguments.write_card:
         write_card(bundle, data, evaluation.numbers, large)
     if arguments.endpoint is not None:
         return _compare_endpoint(arguments, bundle, data, evaluation)
     return 0
+
+
+def _make_output(output: Path | None) -> None:
+    """Told now, not after minutes of predicting. Raises InputError."""
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def _evaluate_table(arguments: argparse.Namespace) -> int:
@@ -323,11 +424,16 @@ def _evaluate_table(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--threshold must be a number between -{LARGEST:g} and {LARGEST:g}, not {arguments.threshold}"
         )
+    _make_output(arguments.output)
     name = arguments.predictions.name
-    evaluation = evaluate_table(read_predictions(arguments.predictions), arguments.threshold, arguments.seed)
+    with Waiting(f"reading {name}"):
+        predictions = read_predictions(arguments.predictions)
+    with Waiting(f"measuring {len(predictions.confidence):,} rows, with 200 resamples"):
+        evaluation = evaluate_table(predictions, arguments.threshold, arguments.seed)
     _print_numbers(name, evaluation.numbers)
     if arguments.output is not None:
-        write_evaluation(arguments.output, evaluation, about_table(name, evaluation, arguments.seed))
+        with Waiting("drawing the report"):
+            write_evaluation(arguments.output, evaluation, about_table(name, evaluation, arguments.seed))
         _say(f"wrote {arguments.output}/report.html, metrics.json and predictions.parquet")
     return 0
 
@@ -346,6 +452,13 @@ def _print_numbers(name: str, numbers: dict[str, Any]) -> None:
         print(f"  {'out-of-scope deferred':34} {numbers['out_of_scope']['deferral_ratio']:.4f}")
     if "items_per_second" in numbers:
         print(f"  {'items/s, one thread':34} {numbers['items_per_second']:,.0f}")
+    if numbers.get("verdict"):
+        print(f"  {numbers['verdict']}")
+    if between := numbers.get("ratios_between_ties"):
+        print(
+            f"  no threshold comes near a deferral ratio of {', '.join(f'{ratio:g}' for ratio in between)}: items "
+            "share one confidence there, and the joint accuracy is a mixture that no threshold gives"
+        )
 
 
 def _compare_endpoint(
@@ -354,7 +467,7 @@ def _compare_endpoint(
     from models.endpoint import compare_endpoint
 
     thresholds = _thresholds(arguments.thresholds, bundle)
-    with _bar(len(thresholds) * len(data.test), " items") as progress:
+    with Waiting(f"asking {arguments.endpoint}", len(thresholds) * len(data.test)) as progress:
         rows = compare_endpoint(arguments.endpoint, bundle, data, evaluation, thresholds, progress)
     print(f"{arguments.endpoint} against the offline evaluation, {len(data.test)} items a threshold")
     print("threshold   deferral ratio      joint accuracy      decided     within 1e-5   degraded   largest gap")
@@ -369,18 +482,20 @@ def _compare_endpoint(
 
 
 def _thresholds(option: str | None, bundle: "Bundle") -> Sequence[float]:
-    from models.thresholds import threshold_for_ratio
+    from models.thresholds import nearest_to_ratio
 
     if option is not None:
         return _numbers("--thresholds", option)
     calibration = bundle.read_calibration()
     if calibration is None:
         raise InputError(f"{bundle.directory} is not calibrated: give --thresholds")
-    return [threshold_for_ratio(calibration, ratio, bundle.manifest.score).threshold for ratio in (0.1, 0.2, 0.4)]
+    nearest = (nearest_to_ratio(calibration, ratio, bundle.manifest.score) for ratio in (0.1, 0.2, 0.4))
+    return list(dict.fromkeys(nearest))  # equal confidences may leave fewer than three
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """`gatekeeper compare`."""
+    _use_threads(arguments)
     for name in ("loss", "strength", "targets_from", "alignment", "restart"):
         if getattr(arguments, name) not in (None, "gatekeeper", 0.0, False):
             raise InputError(f"--{name.replace('_', '-')} is for tune; compare has its own list, see --losses")
@@ -412,18 +527,29 @@ def _bundle(path: Path | None) -> "Bundle | None":
     return None if path is None else load_bundle(path)
 
 
+def _large(arguments: argparse.Namespace) -> "LargeAnswers | None":
+    """The large model's bundle or the table of its answers that --large names."""
+    if arguments.large is None:
+        return None
+    from models.data.tables import Columns
+    from models.large_answers import open_large
+
+    return open_large(arguments.large, Columns(arguments.text_column, arguments.label_column))
+
+
 def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
     """The dataset, and what is odd about it on stderr."""
     if not 0 <= arguments.seed < 2**32:
         raise InputError(f"--seed is a whole number from 0 to 4294967295, not {arguments.seed}")
     from models.data.datasets import load_dataset
 
-    data = load_dataset(
-        arguments.data,
-        arguments.data_dir and Path(arguments.data_dir),
-        text_column=arguments.text_column,
-        label_column=arguments.label_column,
-    )
+    with Waiting(f"reading {arguments.data}"):
+        data = load_dataset(
+            arguments.data,
+            arguments.data_dir and Path(arguments.data_dir),
+            text_column=arguments.text_column,
+            label_column=arguments.label_column,
+        )
     before = getattr(arguments, "only_deferred_by", None)
     if before is not None:
         _prepare_libraries()
@@ -438,22 +564,12 @@ def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
     return data
 
 
-class _bar:  # noqa: N801  used like a function
-    """A progress bar on stderr where somebody looks at it; else nothing."""
+def _use_threads(arguments: argparse.Namespace) -> None:
+    from models.threads import MOST, use_threads
 
-    def __init__(self, total: int, unit: str) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
-
-    def __enter__(self) -> Callable[[int], None]:
-        def progress(count: int) -> None:
-            self._bar.update(count)
-
-        return progress
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+    if arguments.threads is not None and not 1 <= arguments.threads <= MOST:
+        raise InputError(f"--threads must be from 1 to {MOST}, not {arguments.threads}")
+    use_threads(arguments.threads)
 
 
 def _prepare_libraries() -> None:

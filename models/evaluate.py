@@ -6,68 +6,57 @@ results.py writes what comes of it; endpoint.py does the same over HTTP.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from models.answers import answers
 from models.bundle import CALIBRATION, CARD, Bundle, rewrite_bundle
-from models.calibrate import check_task, correctness, expected_classes
-from models.classifier import Classifier, load_classifier, predict_all
+from models.calibrate import check_task, expected_classes
+from models.classifier import Classifier, load_classifier
 from models.data.datasets import LabelledDataset
+from models.large_answers import LargeAnswers
 from models.metrics import measure
 from models.predictions import Predictions
+from models.progress import Waiting
 from models.results import Evaluation
 
-Progress = Callable[[int], None]
 
-
-def evaluate(
-    bundle: Bundle,
-    data: LabelledDataset,
-    large: Bundle | None,
-    seed: int = 0,
-    progress: Progress = lambda _: None,
-) -> Evaluation:
-    """Predict the test split with both models and measure. progress: told how many items were predicted."""
-    for one in (bundle, large):
-        if one is not None:
-            check_task(one, data)
-    small = load_classifier(bundle)
-    predictions = _predict(bundle, small, data, large, progress)
-    threshold = bundle.manifest.default_threshold
-    numbers = measure(predictions, threshold, seed)
-    numbers["items_per_second"] = items_per_second(small, data.test.inputs)
-    numbers["out_of_scope"] = _out_of_scope(small, data, threshold)
-    return Evaluation(predictions, numbers)
-
-
-def _predict(
-    bundle: Bundle, small: Classifier, data: LabelledDataset, large: Bundle | None, progress: Progress
-) -> Predictions:
+def evaluate(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | None, seed: int = 0) -> Evaluation:
+    """Predict the test split with both models and measure. Raises InputError, also for a model that gives NaN."""
+    check_task(bundle, data)
     expected = expected_classes(bundle, data, data.test)
-    outputs = predict_all(small, data.test.inputs, progress=progress)
-    large_correct = None
     if large is not None:
-        large_correct = correctness(load_classifier(large), data.labels, data.test, progress)
-    return Predictions(
+        large.check(data, ("test",))
+    small = load_classifier(bundle)
+    outputs = answers(small, bundle.manifest.name, data.test.inputs, "test")
+    predictions = Predictions(
         confidence=outputs.confidence,
         small_correct=(outputs.label == expected).astype(np.float64),
-        large_correct=large_correct,
+        large_correct=None if large is None else large.correct(data, "test"),
         scores=small.scores(outputs.logits),
         classes=bundle.manifest.labels,
         label=expected,
         prediction=outputs.label,
         items=data.test.inputs,
     )
+    threshold = bundle.manifest.default_threshold
+    with Waiting(f"measuring {len(expected):,} items, with 200 resamples"):
+        numbers = measure(predictions, threshold, seed)
+    numbers["items_per_second"] = items_per_second(small, data.test.inputs)
+    numbers["out_of_scope"] = _out_of_scope(bundle, small, data, threshold)
+    return Evaluation(predictions, numbers)
 
 
-def _out_of_scope(small: Classifier, data: LabelledDataset, threshold: float) -> dict[str, float | int] | None:
+def _out_of_scope(
+    bundle: Bundle, small: Classifier, data: LabelledDataset, threshold: float
+) -> dict[str, float | int] | None:
     if not data.out_of_scope:
         return None
-    confidence = predict_all(small, data.out_of_scope).confidence
+    confidence = answers(small, bundle.manifest.name, data.out_of_scope, "out-of-scope").confidence
     return {"rows": len(confidence), "deferral_ratio": float((confidence < threshold).mean())}
 
 
@@ -87,13 +76,13 @@ def items_per_second(small: Classifier, items: Sequence[Any], batch_size: int = 
     return round(1 / float(np.median(seconds)), 1)
 
 
-def about_bundle(bundle: Bundle, data: LabelledDataset, large: Bundle | None, seed: int) -> dict[str, str]:
+def about_bundle(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | None, seed: int) -> dict[str, str]:
     """What a report says of where its numbers come from."""
     manifest = bundle.manifest
     alpha = "" if manifest.alpha is None else f", alpha {manifest.alpha:g}"
     return {
         "Small model": f"{manifest.name} ({manifest.loss}{alpha}, seed {manifest.seed})",
-        "Large model": large.manifest.name if large else "unknown",
+        "Large model": large.name if large else "unknown",
         "Data": f"{data.name}, test split of {len(data.test):,} items; {data.licence}",
         "Gate": f"{manifest.score} at temperature {manifest.temperature:g}, threshold {manifest.default_threshold:g}",
         "Certificate": _certified(manifest.certificate),
@@ -111,7 +100,7 @@ def _certified(certificate: dict[str, Any] | None) -> str:
     )
 
 
-def write_card(bundle: Bundle, data: LabelledDataset, numbers: dict[str, Any], large: Bundle | None) -> Bundle:
+def write_card(bundle: Bundle, data: LabelledDataset, numbers: dict[str, Any], large: LargeAnswers | None) -> Bundle:
     """Put the measured numbers into the bundle's manifest and model card. The gate digest stays."""
     headline = {"threshold": numbers["threshold"]} | {
         name: round(entry["value"], 6)
@@ -123,15 +112,15 @@ def write_card(bundle: Bundle, data: LabelledDataset, numbers: dict[str, Any], l
     card = _card(bundle, data, headline, large)
 
     def write(directory: Path) -> None:
-        (directory / CARD).write_text(card)
+        (directory / CARD).write_text(card, encoding="utf-8")
 
     return rewrite_bundle(bundle, {"metrics": headline}, write)
 
 
-def _card(bundle: Bundle, data: LabelledDataset, headline: dict[str, float], large: Bundle | None) -> str:
+def _card(bundle: Bundle, data: LabelledDataset, headline: dict[str, float], large: LargeAnswers | None) -> str:
     manifest = bundle.manifest
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in headline.items())
-    beside = f", with `{large.manifest.name}` as the large model" if large else ""
+    beside = f", with `{large.name}` as the large model" if large else ""
     base = f"\nA linear head on the frozen {manifest.base.hub_id or manifest.base.package}.\n" if manifest.base else ""
     return f"""# {manifest.name}
 

@@ -16,6 +16,8 @@ from models.bundle import Base, Bundle, write_bundle
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.frozen_base import FrozenBase, save_head
+from models.progress import Waiting
+from models.threads import threads_in_words
 from models.tune import manifest_fields, write_first_card
 
 MAX_TOKENS = 128
@@ -37,12 +39,12 @@ def tune_frozen_head(data: LabelledDataset, base: Base, seed: int, output: Path,
     if missing:
         raise InputError(f"no training item of {data.name} has the label {missing[0]!r}: a head needs one of each")
     encoder = FrozenBase(base, MAX_TOKENS)
-    say(f"embedding {len(data.train)} texts")
+    say(f"embedding {len(data.train)} texts on {threads_in_words()}")
     train, select = (_embed(encoder, [str(text) for text in split.inputs]) for split in (data.train, data.select))
     best: tuple[float, float, LogisticRegression] | None = None
     for strength in (10.0, 30.0, 100.0):
         head = LogisticRegression(C=strength, max_iter=300, random_state=seed)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), Waiting(f"fitting the head, C = {strength:g}"):
             warnings.simplefilter("ignore")  # "not converged" after 300 rounds moves no prediction that counts
             head.fit(train, data.train.labels)
         accuracy = float(head.score(select, data.select.labels))
@@ -71,9 +73,10 @@ def tune_frozen_head(data: LabelledDataset, base: Base, seed: int, output: Path,
 def _embed(encoder: FrozenBase, texts: Sequence[str]) -> NDArray[np.float32]:
     order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
     rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-    with torch.inference_mode():
+    with torch.inference_mode(), Waiting(f"embedding {len(texts):,} texts", len(texts), "texts") as progress:
         for start in range(0, len(order), 128):
             chosen = order[start : start + 128]
             for position, row in zip(chosen, encoder.embed([texts[p] for p in chosen]).numpy(), strict=True):
                 rows[position] = row
+            progress(len(chosen))
     return np.stack([row for row in rows if row is not None])

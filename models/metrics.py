@@ -19,6 +19,7 @@ from models.density import overlapping_share
 from models.errors import InputError
 from models.predictions import Floats, Predictions, is_graded
 from models.reliability import Reliability, calibration_error, calibration_error_interval, reliability
+from models.verdict import bought, verdict
 
 __all__ = [
     "measure",
@@ -50,7 +51,9 @@ def measure(predictions: Predictions, threshold: float, seed: int = 0, resamples
     Values come from all rows, intervals from merged ones where there are many (bootstrap.py). Intervals are
     percentiles, but for ece (reliability.py); a number that more than 5 % of the resamples lack has none. Without
     large_correct the numbers that need it are absent; Pearson's r stands in for s_o where correctness is graded.
-    ece is that of max_softmax, else of a confidence within [0, 1]. "by_score" holds values under each score.
+    ece is that of max_softmax, else of a confidence within [0, 1]. "by_score" holds values under each score. "verdict"
+    is a sentence where the large model is not clearly the better one (verdict.py), else empty; "ratios_between_ties"
+    are the deferral ratios that no threshold comes near.
     Raises InputError for a threshold that is not finite.
     """
     if not np.isfinite(threshold):
@@ -74,7 +77,19 @@ def measure(predictions: Predictions, threshold: float, seed: int = 0, resamples
         # As graded, because no s_o is wanted here.
         values = statistics(rank(score, small, predictions.large_correct).groups(), True, binary)
         numbers["by_score"][name] = {key: _or_none(values[key]) for key in BY_SCORE if key in values}
+    if predictions.large_correct is not None:
+        a_S, a_L, gain = (numbers[name] for name in ("a_S", "a_L", "large_gain"))
+        best = bought(confidence, small, predictions.large_correct)
+        numbers["verdict"] = verdict(a_S["value"], a_L["value"], (gain["low"], gain["high"]), best)
+        numbers["ratios_between_ties"] = _between_ties(ranking.groups())
     return numbers | {"out_of_scope": None}
+
+
+def _between_ties(groups: Groups) -> list[float]:
+    """Those of RATIOS that no threshold comes near, because items share one confidence: there a curve is a mixture."""
+    reached = np.append(0.0, np.cumsum(groups.rows)[:-1]) / groups.total
+    near = max(0.005, 1.0 / groups.total)
+    return [ratio for ratio in RATIOS if np.abs(reached - ratio).min() > near]
 
 
 def _intervals(
@@ -108,6 +123,7 @@ def statistics(groups: Groups, graded: bool, binary: bool) -> dict[str, float]:
     numbers = {"a_S": float(groups.small.sum() / total)}
     if groups.large is not None:
         numbers["a_L"] = float(groups.large.sum() / total)
+        numbers["large_gain"] = float((groups.large.sum() - groups.small.sum()) / total)
         numbers["h"] = float((groups.gain_rows * np.maximum(-groups.gain, 0.0)).sum() / total)
         numbers["q"] = float((groups.gain_rows * np.maximum(groups.gain, 0.0)).sum() / total)
     numbers |= {"pearson": _pearson(groups)} if graded else {"s_o": overlapping_share(groups)}

@@ -22,6 +22,7 @@ from models.data.splits import Inputs
 from models.errors import InputError
 from models.files import open_regular
 from models.parquet import MOST_VALUES, read_parquet
+from models.replacing import write_whole
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -103,14 +104,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     if predictions.classes is not None:
         table = table.replace_schema_metadata({CLASSES_KEY: json.dumps(predictions.classes)})
     repeated = [name for name in table.column_names if name.endswith("_correct") or name in CLASS_COLUMNS]
-    scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table, scratch, use_dictionary=repeated)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(path, lambda scratch: pq.write_table(table, scratch, use_dictionary=repeated))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(f"{path} cannot be written: {reason}") from error
@@ -155,7 +151,8 @@ def _read_table(path: Path) -> Any:
     if suffix not in {".parquet", ".csv"}:
         raise InputError(f"{path}: predictions are a .parquet or a .csv file, not {suffix or 'a file without suffix'}")
     if not path.is_file():
-        raise InputError(f"{path} {'is a directory, not a file' if path.is_dir() else 'does not exist'}")
+        there = "is a directory, not a file" if path.is_dir() else "is no regular file" if path.exists() else ""
+        raise InputError(f"{path} {there or 'does not exist'}")
     try:
         return _read_csv(path) if suffix == ".csv" else read_parquet(path, lambda names: _known(path, names))
     except (OSError, pa.ArrowException) as error:
@@ -219,6 +216,8 @@ def _strings(table: Any, name: str) -> Any:
     try:
         return table.column(name).cast(pa.string())
     except pa.ArrowException as error:
+        if pa.types.is_binary(table.column(name).type):  # what pyarrow makes of a csv's bytes that are no UTF-8
+            raise InputError(f"{name} is not UTF-8: save the file as UTF-8") from error
         raise InputError(f"{name} does not hold text but {table.column(name).type}") from error
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from models.errors import InputError
 from models.metrics import measure
 from models.predictions import Predictions, write_predictions
+from models.replacing import write_whole_text
 from models.report.page import write_report
 
 DEFAULT_RATIO = 0.2  # a table from elsewhere has no threshold: this share of it is deferred then
@@ -33,9 +34,10 @@ def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, str]
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_predictions(output / "predictions.parquet", evaluation.predictions)
-        (output / "metrics.json").write_text(json.dumps(evaluation.numbers, indent=2, allow_nan=False) + "\n")
+        numbers = json.dumps(evaluation.numbers, indent=2, allow_nan=False)
+        write_whole_text(output / "metrics.json", numbers + "\n")
     except OSError as error:
-        raise InputError(f"{output} cannot be written: {error}") from error
+        raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
     write_report(output, evaluation.predictions, evaluation.numbers, about)
 
 

@@ -22,13 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.answers import answers
 from models.backbones import Backbone
 from models.baselines import Loss
 from models.bundle import Bundle
-from models.classifier import load_classifier, predict_all
+from models.classifier import load_classifier
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.findings import CONTROL, UNTUNED, Answers, Findings, as_table, find
+from models.progress import Waiting
+from models.replacing import write_whole, write_whole_text
 from models.report.study_curves import study_curves
 from models.report.study_picture import study_picture
 from models.training import Machine, world
@@ -87,7 +90,7 @@ def run_study(study: Study, output: Path, machine: Machine, say: Say) -> Finding
 def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
     clock = _Clock(study, say)
     large = _large(study, output, say)
-    answers: dict[str, list[Answers]] = {name: [] for name in study.methods}
+    answers_of: dict[str, list[Answers]] = {name: [] for name in study.methods}
     for seed in study.seeds:
         work = output / "work" / f"seed-{seed}"
         tuning = Tuning(
@@ -105,19 +108,20 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
             kept = output / "logits" / f"{place.name}.npz"
             trained = not kept.is_file()
             arrays = _cached(kept, partial(_train, tuning, loss))
-            answers[name].append(_answers(study.data, arrays, large))
+            answers_of[name].append(_answers(study.data, arrays, large))
             if loss is not None:
                 shutil.rmtree(place, ignore_errors=True)  # its logits are all that is wanted
             clock.tick(name, seed, loss, trained=trained)
-    return find(answers, tuple(study.alphas))
+    with Waiting("comparing the methods, with their intervals"):
+        return find(answers_of, tuple(study.alphas))
 
 
 def _write(output: Path, findings: Findings) -> None:
     try:
-        (output / "study.json").write_text(json.dumps(asdict(findings), indent=2) + "\n")
-        (output / "study.md").write_text(as_table(findings) + "\n")
-        (output / "study.png").write_bytes(study_picture(findings))
-        (output / "curves.png").write_bytes(study_curves(findings))
+        write_whole_text(output / "study.json", json.dumps(asdict(findings), indent=2) + "\n")
+        write_whole_text(output / "study.md", as_table(findings) + "\n")
+        for name, draw in (("study.png", study_picture), ("curves.png", study_curves)):
+            write_whole(output / name, partial(Path.write_bytes, data=draw(findings)))
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
 
@@ -128,7 +132,12 @@ def _train(tuning: Tuning, loss: Loss | None) -> Arrays:
 
 
 def _logits(backbone: Backbone, data: LabelledDataset) -> Arrays:
-    return {name: backbone.logits(backbone.prepare(getattr(data, name).inputs)).numpy() for name in SPLITS}
+    with Waiting("predicting the three splits"):
+        found = {name: backbone.logits(backbone.prepare(getattr(data, name).inputs)).numpy() for name in SPLITS}
+    for name, logits in found.items():
+        if not np.isfinite(logits).all():
+            raise InputError(f"the tuned model gives NaN or infinite numbers on {name}: lower the learning rate")
+    return found
 
 
 def _large(study: Study, output: Path, say: Say) -> Arrays:
@@ -139,7 +148,11 @@ def _large(study: Study, output: Path, say: Say) -> Arrays:
         classifier = load_classifier(study.large)
         index = {label: place for place, label in enumerate(classifier.labels)}
         columns = [index[label] for label in study.data.labels]
-        return {name: predict_all(classifier, getattr(study.data, name).inputs).logits[:, columns] for name in SPLITS}
+        found = {
+            name: answers(classifier, study.large.manifest.name, getattr(study.data, name).inputs, name).logits
+            for name in SPLITS
+        }
+        return {name: logits[:, columns] for name, logits in found.items()}
 
     key = f"large-logits-{study.large.gate_digest[:12]}-{study.data.content_hash[:12]}"
     return _cached(output / "logits" / f"{key}.npz", ask)

@@ -29,22 +29,13 @@ from transformers.utils import logging
 from models.backbones import Backbone
 from models.baselines import Loss, Targets
 from models.errors import InputError
+from models.recipes import Schedule
 
 logging.disable_progress_bar()  # one for each file of each checkpoint
 DONE = "model.safetensors"
 STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 TELL_EVERY_S = 10.0
 FEWEST_STEPS_A_SAVE = 100  # an epoch of a small file is a fraction of a second, as is a save
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast; a cosine with a warm-up of at most 200 steps."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -241,6 +232,22 @@ class _Progress(TrainerCallback):
         self._say = say if world()[0] == 0 else lambda _: None
         self._began = self._told = time.monotonic()
         self._first_step: int | None = None
+        self._loss: float | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002  the Trainer's names
+        """Fifty steps of a large model can take an hour."""
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._began = state.global_step, now
+        if now - self._told < TELL_EVERY_S or state.global_step <= self._first_step:
+            return
+        self._told = now
+        left_s = (now - self._began) / (state.global_step - self._first_step) * (state.max_steps - state.global_step)
+        loss = "" if self._loss is None else f", loss {self._loss:.4f}"
+        self._say(
+            f"{self._name}: step {state.global_step} of {state.max_steps}{loss}, "
+            f"{int(left_s // 60)}:{int(left_s % 60):02} left"
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002  the Trainer's names
         """Logs come every 50 steps at the latest."""
@@ -249,14 +256,4 @@ class _Progress(TrainerCallback):
             return
         if not math.isfinite(loss):
             raise InputError(f"{self._name}: the loss is {loss} at step {state.global_step}: lower the learning rate")
-        now = time.monotonic()
-        if self._first_step is None:
-            self._first_step, self._began = state.global_step, now
-        if now - self._told < TELL_EVERY_S or state.global_step <= self._first_step:
-            return
-        self._told = now
-        left_s = (now - self._began) / (state.global_step - self._first_step) * (state.max_steps - state.global_step)
-        self._say(
-            f"{self._name}: step {state.global_step} of {state.max_steps}, loss {loss:.4f}, "
-            f"{int(left_s // 60)}:{int(left_s % 60):02} left"
-        )
+        self._loss = loss

@@ -27,23 +27,19 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import set_seed
 
+from models.answers import answers
 from models.backbones import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
 from models.baselines import Loss, Targets
 from models.bundle import CARD, Bundle, load_bundle, write_bundle
-from models.classifier import load_classifier, predict_all
+from models.classifier import load_classifier
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
-from models.training import DONE, Machine, Schedule, Stage, train_stage, world
+from models.progress import Waiting
+from models.recipes import ADAPTED, FEWEST_STEPS, PRETRAINED, SCHEDULES, Schedule
+from models.threads import threads_in_words
+from models.training import DONE, Machine, Stage, train_stage, world
 
 Say = Callable[[str], None]
-SCHEDULES = {
-    "text-net": (Schedule(25, 2e-3, 64), Schedule(8, 5e-4, 64)),
-    "small-cnn": (Schedule(12, 2e-3, 128), Schedule(4, 5e-4, 128)),
-    "wide-cnn": (Schedule(12, 2e-3, 128), Schedule(4, 5e-4, 128)),
-}
-PRETRAINED = (Schedule(3, 5e-5, 32, 0.01), Schedule(2, 2e-5, 32, 0.01))
-ADAPTED = (Schedule(3, 5e-4, 32), Schedule(2, 2e-4, 32))
-FEWEST_STEPS = (600, 200)  # a net that starts from nothing wants this many, however few the rows
 
 
 @dataclass(frozen=True)
@@ -116,8 +112,10 @@ class Tuning:
         self.measures: dict[str, float] = {}
         set_seed(recipe.seed)
         self.backbone = open_backbone(recipe.model, data, recipe.shape)
-        self._train = self.backbone.prepare(data.train.inputs)
-        self.select = self.backbone.prepare(data.select.inputs)
+        check_weights(recipe.model, self.backbone)
+        with Waiting(f"preparing {len(data.train)} items"):
+            self._train = self.backbone.prepare(data.train.inputs)
+            self.select = self.backbone.prepare(data.select.inputs)
         self._targets = Targets(torch.tensor(data.train.labels))
         self.first_directory = work / f"first-{self._first_key()}"
 
@@ -166,10 +164,11 @@ class Tuning:
             targets = replace(targets, soft=soft_targets(soft_from, self.data, self._work, self._say))
         what = f"stage {name} ({loss.name}{f', alpha {loss.alpha:g}' if loss.has_alpha else ''})"
         if world()[0] == 0 and not (directory / DONE).is_file():
-            self._say(f"{what}: {schedule.epochs} epochs of {len(self.data.train)} items")
+            self._say(f"{what}: {schedule.epochs} epochs of {len(self.data.train)} items on {threads_in_words()}")
         stage = Stage(what, loss, targets, schedule, self.recipe.seed, directory)
         train_stage(stage, self.backbone, self._train, self.machine, self._say)
-        accuracy, auroc = measure(self.backbone.logits(self.select), self.data.select.labels)
+        with Waiting(f"{what}: measuring on the select split"):
+            accuracy, auroc = measure(self.backbone.logits(self.select), self.data.select.labels)
         self.measures |= {f"{name}_select_accuracy": accuracy, f"{name}_select_auroc": auroc}
         if world()[0] == 0:
             self._say(f"{what}: accuracy {accuracy:.4f}, AUROC {auroc:.4f} on the select split")
@@ -195,9 +194,17 @@ def tune(tuning: Tuning, loss: Loss, output: Path) -> Bundle | None:
         | circumstances(tuning.machine)
         | stages
         | tuning.measures
+        | {"threads": torch.get_num_threads()}
         | {"key": tuning.second_directory(loss).name},
     }
     return write_bundle(output, manifest, write_files)
+
+
+def check_weights(name: str, backbone: Backbone) -> None:
+    """Raise InputError where a weight is NaN from the start: training would end with that, hours later."""
+    bad = [key for key, weight in backbone.model.named_parameters() if not weight.isfinite().all()]
+    if bad:
+        raise InputError(f"--model {name} holds NaN or infinite numbers in {bad[0]}: it is damaged")
 
 
 def circumstances(machine: Machine) -> dict[str, Any]:
@@ -229,7 +236,8 @@ def soft_targets(large: Bundle, data: LabelledDataset, work: Path, say: Say) -> 
     path = work / f"soft-{_key([large.gate_digest, data.content_hash])}.npy"
     if not path.is_file():
         say(f"asking {large.manifest.name} about {len(data.train)} training items")
-        logits = predict_all(load_classifier(large), data.train.inputs).logits / large.manifest.temperature
+        outputs = answers(load_classifier(large), large.manifest.name, data.train.inputs, "train")
+        logits = outputs.logits / large.manifest.temperature
         index = {label: place for place, label in enumerate(large.manifest.labels)}
         columns = logits[:, [index[label] for label in data.labels]]
         try:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models.bundle import (
@@ -202,9 +204,9 @@ def test_calibration_data_survive_the_file(bundle: Bundle, large: Any) -> None:
 def test_calibration_data_without_rows_or_with_nan_are_refused(bundle: Bundle) -> None:
     for values in ([], [0.1, float("nan")]):
         confidence = np.array(values, dtype=np.float64)
-        data = Calibration(confidence, np.ones(len(values)), None)
+        table = pa.table({"confidence": confidence, "small_correct": np.ones(len(values))})
         broken = rewrite_bundle(
-            bundle, {}, lambda directory, data=data: write_calibration(directory / CALIBRATION, data)
+            bundle, {}, lambda directory, table=table: pq.write_table(table, directory / CALIBRATION)
         )
         with pytest.raises(BundleError, match=r"calibration.parquet"):
             broken.read_calibration()

@@ -41,7 +41,9 @@ def test_the_packaged_edges_run_without_the_job(name: str, bundles: Path, tmp_pa
 def test_a_command_that_needs_more_names_the_extra(bundles: Path, tmp_path: Path) -> None:
     program = "from service.cli import main; sys.exit(main(sys.argv[1:]))"
     small = str(bundles / "clinc150-small")
-    done = without_the_job(program, "calibrate", small, "--target-deferral-ratio", "0.2", directory=tmp_path)
+    done = without_the_job(
+        program, "calibrate", small, "--target-accuracy", "0.9", "--certainty", "0.9", directory=tmp_path
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("gatekeeper: this needs ")
     assert done.stderr.endswith(": pip install 'gatekeeper-cascade[job]'\n")

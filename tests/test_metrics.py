@@ -192,9 +192,10 @@ def test_the_numbers_are_those_of_the_document() -> None:
     numbers = measure(cascade(300), 0.7, resamples=5)
     ratios = [f"joint_accuracy_at_{0.05 * step:g}" for step in range(1, 11)]
     assert list(numbers) == [
-        *("rows", "threshold", "graded", "a_S", "a_L", "h", "q", "s_o", "s_d", "s_d_oracle", "auroc", "aurc", "ece"),
+        *("rows", "threshold", "graded", "a_S", "a_L", "large_gain", "h", "q", "s_o", "s_d", "s_d_oracle"),
+        *("auroc", "aurc", "ece"),
         *("deferral_ratio", "joint_accuracy", *ratios, "deferral_ratio_for_95_percent_gain"),
-        *("by_score", "out_of_scope"),
+        *("by_score", "verdict", "ratios_between_ties", "out_of_scope"),
     ]
     assert set(numbers["by_score"]) == {"max_softmax", "energy"}
     assert numbers["by_score"]["max_softmax"] == {

@@ -509,3 +509,11 @@ def test_an_edge_that_answers_something_else_is_told(
     models = json.dumps({"data": [{"id": "m", "gate_digest": digest}]}).encode()
     with answering(response(b"{" + models[1:-1] + b", " + answer[1:]) if len(answer) > 2 else response(models)) as url:
         assert says in failed(capsys, *evaluate, url)
+
+
+def test_a_table_in_another_encoding_and_an_output_that_is_a_file_are_told_first(tmp_path: Path, capsys: Said) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(b"confidence,small_correct,text\n0.1,1,caf\xe9\n0.2,0,x\n")
+    assert "text is not UTF-8: save the file as UTF-8" in line_of(capsys, "evaluate", "--predictions", table)
+    table.write_bytes(b"confidence,small_correct\n0.1,1\n0.2,0\n")
+    assert "cannot be written" in line_of(capsys, "evaluate", "--predictions", table, "--output", table)

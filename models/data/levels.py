@@ -8,8 +8,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from models.answers import answers
 from models.bundle import Bundle
-from models.classifier import load_classifier, predict_all
+from models.classifier import load_classifier
 from models.data.datasets import LabelledDataset, Split
 from models.data.images import ImageFiles
 from models.errors import InputError
@@ -29,7 +30,7 @@ def only_deferred(data: LabelledDataset, before: Bundle, threshold: float | None
     splits: dict[str, Split] = {}
     for name in ("train", "select", "calibrate", "test"):
         split: Split = getattr(data, name)
-        rows = np.flatnonzero(predict_all(classifier, split.inputs).confidence < tau)
+        rows = np.flatnonzero(answers(classifier, before.manifest.name, split.inputs, name).confidence < tau)
         if len(rows) < FEWEST:
             raise InputError(
                 f"{before.manifest.name} defers {len(rows)} of the {len(split)} {name} items at threshold {tau:g}: "

@@ -8,6 +8,7 @@ from models.report.wording import four_digits, percent, percent_with_interval
 MEANINGS = {
     "a_S": "accuracy of the small model alone",
     "a_L": "accuracy of the large model alone",
+    "large_gain": "a_L - a_S, on the same items: below 0, deferring everything would lose",
     "h": "share where the small model is right and the large one wrong: what deferring can lose; the paper assumes 0",
     "q": "share where the small model is wrong and the large one right: all that deferring can gain",
     "s_o": "overlap of the confidence densities of right and wrong answers; 0 is perfect separation (equation 9)",
@@ -59,9 +60,10 @@ def summarise(numbers: dict[str, Any], accepted: float | None) -> str:
             percent_with_interval(entry) for entry in (numbers["joint_accuracy"], numbers["a_L"], small)
         )
         sentences.append(f"The cascade {scores} {cascade}, the large model alone {large}, the small one {alone}")
+        if verdict := numbers.get("verdict"):
+            sentences.append(verdict[0].upper() + verdict[1:])
         if numbers["a_L"]["value"] <= small["value"]:
-            worse = "The large model is no better than the small one here: deferring helps only where the two err on "
-            sentences.append(worse + "different items, and s_d does not exist")
+            sentences.append("The large model being no better than the small one, s_d does not exist")
     else:
         sentences.append(f"On all items it {scores} {percent_with_interval(small)}")
         sentences.append("What a large model would answer is not known, so neither is what deferring buys")
