@@ -244,7 +244,7 @@ def write_bundle(directory: Path, manifest: dict[str, Any], write_files: Callabl
             write_files(new)
             files = {path.name: file_sha256(path) for path in sorted(new.iterdir()) if path.name != CARD}
             checked = Manifest.model_validate({**manifest, "format_version": FORMAT_VERSION, "files": files})
-            (new / MANIFEST).write_text(checked.model_dump_json(indent=2, exclude_none=True) + "\n")
+            (new / MANIFEST).write_text(checked.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
             for path in new.iterdir():
                 path.chmod(0o644)  # safetensors writes 0600, and the edge may run as another user
             if directory.exists():

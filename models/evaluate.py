@@ -123,7 +123,7 @@ def write_card(bundle: Bundle, data: LabelledDataset, numbers: dict[str, Any], l
     card = _card(bundle, data, headline, large)
 
     def write(directory: Path) -> None:
-        (directory / CARD).write_text(card)
+        (directory / CARD).write_text(card, encoding="utf-8")
 
     return rewrite_bundle(bundle, {"metrics": headline}, write)
 

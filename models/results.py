@@ -33,7 +33,9 @@ def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, str]
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_predictions(output / "predictions.parquet", evaluation.predictions)
-        (output / "metrics.json").write_text(json.dumps(evaluation.numbers, indent=2, allow_nan=False) + "\n")
+        (output / "metrics.json").write_text(
+            json.dumps(evaluation.numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error}") from error
     write_report(output, evaluation.predictions, evaluation.numbers, about)

@@ -114,8 +114,8 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
 
 def _write(output: Path, findings: Findings) -> None:
     try:
-        (output / "study.json").write_text(json.dumps(asdict(findings), indent=2) + "\n")
-        (output / "study.md").write_text(as_table(findings) + "\n")
+        (output / "study.json").write_text(json.dumps(asdict(findings), indent=2) + "\n", encoding="utf-8")
+        (output / "study.md").write_text(as_table(findings) + "\n", encoding="utf-8")
         (output / "study.png").write_bytes(study_picture(findings))
         (output / "curves.png").write_bytes(study_curves(findings))
     except OSError as error:

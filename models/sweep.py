@@ -83,7 +83,7 @@ def _write_table(output: Path, bundles: Sequence[Bundle], say: Say) -> None:
         }
         for bundle in bundles
     ]
-    (output / "sweep.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (output / "sweep.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     if world()[0] == 0:
         say("bundle                    accuracy   AUROC    (select split)")
         for row in rows:

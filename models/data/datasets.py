@@ -17,7 +17,7 @@ from models.data.images import Image
 from models.data.splits import Inputs, LabelledDataset, Rows, Source, Split, Task, build
 from models.data.tables import TABLE_SUFFIXES, Columns, is_table, read_table, read_tables, split_files
 from models.errors import InputError
-from models.files import MIB, read_json
+from models.files import MIB, file_name, read_json
 
 __all__ = ["Image", "Inputs", "LabelledDataset", "Split", "Task", "load_dataset"]
 
@@ -137,11 +137,11 @@ _NAMED: dict[str, tuple[str, Callable[[Path], Source]]] = {
 def _table(path: Path, columns: Columns) -> Source:
     if not is_table(path):
         raise InputError(f"{path} is no table: its name must end in {', '.join(TABLE_SUFFIXES)}")
-    return Source(path.name, str(path), "text-classification", _NOT_STATED, read_table(path, columns))
+    return Source(file_name(path), str(path), "text-classification", _NOT_STATED, read_table(path, columns))
 
 
 def _directory(directory: Path, columns: Columns) -> Source:
-    name = directory.resolve().name
+    name = file_name(directory.resolve())
     files = split_files(directory)
     if files:
         given = read_tables(files, columns)
