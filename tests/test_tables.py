@@ -35,7 +35,7 @@ def test_the_columns_can_have_other_names(tmp_path: Path) -> None:
     data = load_dataset(str(path), None, text_column="utterance", label_column="intent")
     assert data.labels == ("ham", "spam")
     message = refusal(path, label_column="intent")
-    assert message == f"{path} has no column 'text'; there is 'id', 'intent', 'utterance'"
+    assert message == f"{path} has no column 'text'; there is 'id', 'intent', 'utterance'; --text-column names another"
     assert "cannot both be the column 'id'" in refusal(path, text_column="id", label_column="id")
 
 
