@@ -284,9 +284,7 @@ def _opened(file: ImageFile, limits: Limits = ANY_FORMAT) -> Iterator[PIL.ImageF
     except PIL.UnidentifiedImageError:
         known = _kind_by_its_start(file)
         if known is not None and (limits.formats is None or known in limits.formats):
-            raise InputError(
-                f"{file.where}: the image cannot be read: its beginning is that of a damaged {known}"
-            ) from None
+            raise InputError(f"{file.where}: the image cannot be read: the {known} is damaged or cut short") from None
         raise UnknownKind(f"{file.where} is not an image of a kind that can be read") from None
     except _UNREADABLE as error:
         if str(error).startswith(_TOO_MUCH_TEXT):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 _GROUPS_SHOWN = 3
 _SPELLINGS_SHOWN = 4
 _CHARS_SHOWN = 60
+_MOST_DIGITS = 300  # of what is looked at as a number
 # Letters of Cyrillic and Greek that are drawn as Latin ones.
 _DRAWN_ALIKE = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456\u0458\u03bf"
@@ -41,7 +42,8 @@ def look(label: str) -> str:
     text = unicodedata.normalize("NFKC", label)
     text = "".join(character for character in text if unicodedata.category(character) not in {"Cf", "Cc"})
     text = _INVISIBLE.sub("", text).translate(_DRAWN_ALIKE).casefold().strip()
-    if number := _NUMBER.fullmatch(text):
+    text = "".join(str(unicodedata.decimal(character, character)) for character in text)
+    if len(text) <= _MOST_DIGITS and (number := _NUMBER.fullmatch(text)):
         sign, whole, fraction = number.groups()
         return f"{sign.replace('+', '')}{whole}{fraction or ''}"
     return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", text).rstrip(".")

@@ -91,5 +91,5 @@ def _refusing(path: Path, read: Callable[[], T]) -> T:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
         raise InputError(f"{path} is damaged, or not a parquet file: {reason}") from error

@@ -71,21 +71,24 @@ def find(path: Path, names: Sequence[str], columns: Columns) -> Found:
         raise InputError(f"the {kind.value} and the label cannot both be the column {wanted!r}")
     for name, option in ((wanted, "--text-column"), (columns.label, "--label-column")):
         if name not in names:
-            raise InputError(f"{path} has no column {name!r}; {_there_is(names, option)}")
+            raise InputError(
+                f"{path} has no column {name!r}; {_there_is(names, option, path.suffix.lower() == '.csv')}"
+            )
     for name in (wanted, columns.label, SPLIT_COLUMN):
         if names.count(name) > 1:
             raise InputError(f"{path} has two columns {name!r}; rename one")
     return Found(kind, wanted, columns.label, SPLIT_COLUMN if SPLIT_COLUMN in names else None)
 
 
-def _there_is(names: Sequence[str], option: str) -> str:
+def _there_is(names: Sequence[str], option: str, is_csv: bool) -> str:
     shown = ", ".join(repr(name[:100]) for name in names[:20]) + (f" and {len(names) - 20} more" * (len(names) > 20))
     separator = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
     if separator:
         return f"there is {shown}; its columns are separated by {separator!r}, which must be commas"
     if option == "--text-column" and (like := [name for name in names if name.lower() in _LIKE_FILE_COLUMN]):
         return f"there is {shown}; if {like[0]!r} names image files, call it {FILE_COLUMN!r}"
-    return f"there is {shown}; {option} names another"
+    first = ", and the first line holds the names" if is_csv else ""
+    return f"there is {shown}; {option} names another{first}"
 
 
 def cell(value: Any, column: str, where: str) -> str:
@@ -109,7 +112,8 @@ def label_of(value: Any, column: str, where: str, names: Sequence[str] | None = 
         raise InputError(f"{where}: the column {column!r} holds a list; an item has one label, not several")
     if names is not None and isinstance(value, int):
         if not 0 <= value < len(names):
-            raise InputError(f"{where} has the label {value} of 0 to {len(names) - 1}")
+            unlabelled = f"; {UNLABELLED} stands for no label: take the row out" if value == UNLABELLED else ""
+            raise InputError(f"{where} has the label {value} of 0 to {len(names) - 1}{unlabelled}")
         value = names[value]
     label = cell(value, column, where).strip()
     if len(label) > MOST_LABEL_CHARS:

@@ -94,8 +94,9 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, An
         try:
             row = json.loads(line, object_pairs_hook=once_each, parse_int=_whole_number)
         except (ValueError, RecursionError) as error:
-            if line.lstrip().startswith("[") and isinstance(error, json.JSONDecodeError):
-                raise InputError(f"{path} holds a list of JSON; write one object a line, {example(columns)}") from None
+            if isinstance(error, json.JSONDecodeError) and (line.strip() == "{" or line.lstrip().startswith("[")):
+                said = f"{where}: an object or a list over several lines; write one object a line, {example(columns)}"
+                raise InputError(said) from None
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise InputError(f"{where} is not valid JSON: {reason}") from None
         if not isinstance(row, dict):
