@@ -223,7 +223,7 @@ def test_an_image_that_cannot_be_read_is_told_by_its_path(tmp_path: Path) -> Non
     png = (directory / "a" / "0.png").read_bytes()
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     bad = {
-        "empty.png": (b"", "is not an image of a kind that can be read"),
+        "empty.png": (b"", "the image is empty"),
         "text.jpg": (b"not found", "is not an image of a kind that can be read"),
         "cut.png": (png[:-30], "the image cannot be read"),
         "header.png": (png[:40], "the image cannot be read: the PNG is damaged or cut short"),
@@ -345,6 +345,13 @@ def test_a_class_of_which_nothing_can_be_read_says_what_it_holds(tmp_path: Path)
     for n in range(3):
         (directory / "c" / f"{n}.heic").write_bytes(b"\0")
     assert f"{directory / 'c'} holds no images; 3 .heic; each folder of {directory} is a class" in refusal(directory)
+
+
+def test_folders_that_are_no_classes_say_what_to_give(tmp_path: Path) -> None:
+    two_classes(tmp_path / "inner")
+    assert refusal(tmp_path) == f"{tmp_path} holds one folder alone, inner: give {tmp_path / 'inner'} instead"
+    (tmp_path / "inner" / "a").rename(tmp_path / "inner" / " ")
+    assert "the name of a class is white space alone; rename the folder" in refusal(tmp_path / "inner")
 
 
 def test_every_image_that_cannot_be_read_is_named_at_once(tmp_path: Path) -> None:

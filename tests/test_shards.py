@@ -1,6 +1,7 @@
 """Folders as the hub and its library leave them: all shards of a split, class names, images in tables, or a line."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,23 @@ def test_images_in_tables_that_cannot_be_read_are_named_by_row(tmp_path: Path, m
     assert f"{image_table(path, images)}: row 4: there is no image" in refusal(path)
     monkeypatch.setattr(parquet_files, "MOST_IMAGE_BYTES", 1_000)
     assert "of images, which are held in memory: save them as files" in refusal(path)
+
+
+def test_what_a_table_names_is_a_file_or_refused(tmp_path: Path) -> None:
+    """A pipe is not waited for; the column `image` of a parquet file can hold names as well."""
+    write_tiny_images(tmp_path, splits=False)
+    files = [f"{label}/{n:02}.png" for n in range(20) for label in ("high", "low")]
+    for values in (files, [{"bytes": None, "path": file} for file in files]):
+        pq.write_table(pa.table({"image": values, "label": ["a", "b"] * 20}), tmp_path / "own.parquet")
+        assert sum(sizes(load_dataset(str(tmp_path / "own.parquet"), None))) == 40
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    messages = {"pipe.png": "it is a pipe", "/dev/zero": "it is a pipe, a socket or a device", "empty.png": "is empty"}
+    for name, message in messages.items():
+        write_csv(tmp_path / "own.csv", [*zip(files, files, strict=True), (name, "a")], ("file_name", "label"))
+        said = refusal(tmp_path / "own.csv")
+        assert f"{tmp_path / 'own.csv'}: line 42: " in said
+        assert message in said
 
 
 @pytest.mark.parametrize("table", ["metadata.jsonl", "labels.csv", "metadata.parquet"])

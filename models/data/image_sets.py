@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.images import Image, ImageFile, checked, decode, fingerprints, image_file
-from models.data.records import label_of
 from models.data.splits import SPLIT_NAMES, Rows
 from models.errors import InputError
 from models.files import bounded, file_name, open_regular
@@ -121,6 +120,8 @@ def read_folders(directory: Path) -> tuple[dict[str, Rows], tuple[str, ...]]:
         by_split[name] = folder
     if by_split and "train" not in by_split:
         raise InputError(f"{directory} has {next(iter(by_split.values())).name}/ but no train/ with a folder a class")
+    if not by_split and len(folders) == 1 and len(class_folders(folders[0])) > 1:
+        raise InputError(f"{directory} holds one folder alone, {folders[0].name}: give {folders[0]} instead")
     found = {name: _files(folder) for name, folder in (by_split or {"train": directory}).items()}
     others = [folder.name for folder in folders if by_split and folder not in by_split.values()]
     notes = [f"{directory / name} is not read: it is no split" for name in others]
@@ -156,8 +157,10 @@ def _files(directory: Path) -> list[tuple[ImageFile, str]]:
 
 
 def _class_name(folder: Path) -> str:
-    label = file_name(folder)
-    return label_of(label, "class", str(folder))
+    label = file_name(folder).strip()
+    if not label:
+        raise InputError(f"{folder}: the name of a class is white space alone; rename the folder")
+    return label
 
 
 def _below(folder: Path) -> Iterator[Path]:

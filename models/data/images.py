@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from models.data import png
 from models.errors import InputError
+from models.files import open_regular
 
 T = TypeVar("T")
 Image = NDArray[np.uint8]  # (H, W) grey or (H, W, 3) RGB
@@ -54,6 +56,7 @@ _UNREADABLE = (
     ArithmeticError,
 )
 _BROKEN_SHOWN = 3
+_EMPTY = "nothing"
 # What Pillow says of a PNG's texts, those among them that may tell which way up it is.
 _TOO_MUCH_TEXT = ("Decompressed data too large", "Too much memory used in text chunks")
 _STARTS = {png.MAGIC: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
@@ -283,6 +286,8 @@ def _opened(file: ImageFile, limits: Limits = ANY_FORMAT) -> Iterator[PIL.ImageF
         raise TooManyPixels(f"{file.where}: the image has more than {_pixels(limits.max_pixels)}") from None
     except PIL.UnidentifiedImageError:
         known = _kind_by_its_start(file)
+        if known == _EMPTY:
+            raise InputError(f"{file.where}: the image is empty") from None
         if known is not None and (limits.formats is None or known in limits.formats):
             raise InputError(f"{file.where}: the image cannot be read: the {known} is damaged or cut short") from None
         raise UnknownKind(f"{file.where} is not an image of a kind that can be read") from None
@@ -297,6 +302,8 @@ def _kind_by_its_start(file: ImageFile) -> str | None:
     """The kind that a file says it is of, though it cannot be opened as one."""
     with suppress(OSError, ValueError), file.open() as stream:
         start = stream.read(12)
+        if not start:
+            return _EMPTY
         if start[:4] == b"RIFF" and start[8:] == b"WEBP":
             return "WEBP"
         return next((kind for magic, kind in _STARTS.items() if start.startswith(magic)), None)
@@ -330,4 +337,4 @@ def image_file(path: Path) -> ImageFile:
 
 
 def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
+    return open_regular(path, sys.maxsize)  # a table can name a pipe, whose other end nobody opens

@@ -16,7 +16,7 @@ from models.parquet import check_counts, read_parquet
 
 T = TypeVar("T")
 # Of the encoded images of a table, which are held in memory: a folder of images is read file by file.
-MOST_IMAGE_BYTES = 4 * 1024**3
+MOST_IMAGE_BYTES = 2 * 1024**3
 _ROWS = 65_536
 _IMAGE_ROWS = 16  # unpacked at once: a few kilobytes can hold the same photograph a million times
 
@@ -31,7 +31,11 @@ def _open(path: Path, columns: Columns, default_split: str) -> Opened:
     schema = pq.read_schema(path)
     found = find(path, schema.names, columns)
     wanted = [name for name in found[1:] if name is not None]
-    kind = Kind.ENCODED if _holds_images(schema.field(found.input)) else found.kind
+    kind = found.kind
+    if _holds_images(schema.field(found.input)):
+        kind = Kind.ENCODED
+    elif kind is Kind.ENCODED:
+        kind = Kind.FILE  # texts in the column `image` can only name files
     batches = (_image_batches if kind is Kind.ENCODED else _text_batches)(path, wanted)
 
     def records() -> Iterator[Record]:

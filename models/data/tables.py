@@ -11,7 +11,7 @@ from typing import Any
 from models.data.image_sets import rows_of_files
 from models.data.images import ImageFile, image_file
 from models.data.parquet_files import open_parquet
-from models.data.records import SPLIT_COLUMN, UNLABELLED, Columns, Kind, Opened, Record, cell, label_of
+from models.data.records import FILE_COLUMN, SPLIT_COLUMN, UNLABELLED, Columns, Kind, Opened, Record, cell, label_of
 from models.data.splits import SPLIT_NAMES, Rows, Task
 from models.data.text_files import open_csv, open_jsonl
 from models.errors import InputError
@@ -43,7 +43,6 @@ class _Split:
     inputs: list[Any] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     unlabelled: Record | None = None
-    unlabelled_rows: int = 0
 
 
 def is_table(path: Path) -> bool:
@@ -98,7 +97,6 @@ def _read_into(splits: dict[str, _Split], path: Path, columns: Columns, default_
         split.inputs.append(_input(opened.kind, record, columns, path))
         if record.label is None or (opened.names is not None and record.label == UNLABELLED):
             split.unlabelled = split.unlabelled or record
-            split.unlabelled_rows += 1
         else:
             split.labels.append(label_of(record.label, columns.label, record.where, opened.names))
     if not rows:
@@ -110,7 +108,7 @@ def _input(kind: Kind, record: Record, columns: Columns, path: Path) -> Any:
     if kind is Kind.TEXT:
         return cell(record.input, columns.text, record.where)
     if kind is Kind.FILE:
-        file = path.parent / cell(record.input, "file_name", record.where)
+        file = path.parent / cell(record.input, FILE_COLUMN, record.where)
         return ImageFile(f"{record.where}: {file}", image_file(file).open)
     content = record.input if isinstance(record.input, bytes | None) else record.input.get("bytes")
     if content is None:
