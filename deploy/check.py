@@ -123,10 +123,10 @@ class Stack:
         origin = ROOT / source
         (shutil.copytree if origin.is_dir() else shutil.copyfile)(origin, place)
         for file in [place] if place.is_file() else place.rglob("*.yml"):
-            text = self.here(file.read_text(), name)
+            text = self.here(file.read_text(encoding="utf-8"), name)
             if self._scrape_interval is not None:
                 text = text.replace("_interval: 5s", f"_interval: {self._scrape_interval}")
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
         return place
 
     def start(self, name: str) -> None:
@@ -291,7 +291,7 @@ def _grafana_files(service: ComposeService) -> str:
         path = ROOT / source
         files = [path] if path.is_file() else sorted(path.glob("*.*")) if path.is_dir() else []
         _require(bool(files), f"grafana mounts {source}, which holds nothing")
-        found += [json.loads(path.read_text())["title"] for path in files if path.suffix == ".json"]
+        found += [json.loads(path.read_text(encoding="utf-8"))["title"] for path in files if path.suffix == ".json"]
     return f"{len(found)} dashboards: {', '.join(found)}"
 
 
@@ -305,7 +305,7 @@ def _stop(stack: Stack) -> None:
 def _check_schema() -> None:
     command = [sys.executable, "-m", "check_jsonschema"]
     command += ["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  our interpreter
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)  # noqa: S603  our interpreter
     if "No module named" in done.stderr:
         raise Missing("check-jsonschema is not installed: make setup")
     _require(done.returncode == 0, f"docker-compose.yml: {done.stdout}{done.stderr}")
@@ -348,7 +348,7 @@ def _free_port() -> int:
 
 
 def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-1000:].strip()
+    return log.read_text(encoding="utf-8", errors="replace")[-1000:].strip()
 
 
 def _say(text: str) -> None:

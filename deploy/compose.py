@@ -42,14 +42,14 @@ def read_compose(variables: Mapping[str, str]) -> dict[str, ComposeService]:
 
 def read_document(variables: Mapping[str, str]) -> dict[str, Any]:
     """The file as it is written, its variables filled in."""
-    text = (ROOT / "docker-compose.yml").read_text()
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(lambda match: _filled(match, variables), text))
     return document
 
 
 def read_dockerfile() -> dict[str, list[tuple[str, str]]]:
     """The stages by name: (instruction, the rest), those of the stage below first."""
-    text = (ROOT / "Dockerfile").read_text()
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     text = re.sub(r"\\\n\s*", "", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE))
     stages: dict[str, list[tuple[str, str]]] = {}
     current: list[tuple[str, str]] = []

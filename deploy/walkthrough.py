@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    (output / "log.txt").write_text("\n".join(log.lines) + "\n")
+    (output / "log.txt").write_text("\n".join(log.lines) + "\n", encoding="utf-8")
     return 0
 
 
@@ -327,7 +327,9 @@ def _drag_to(page: Page, value: float) -> None:
 
 def panel_query(title: str, number: int, *, window: str = "1m") -> str:
     """A panel's query with the dashboard's variables filled in as for one model and all replicas."""
-    panel = next(panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["title"] == title)
+    panel = next(
+        panel for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"] if panel["title"] == title
+    )
     query: str = panel["targets"][number]["expr"]
     for name, value in {"__rate_interval": window, "__range": "1h", "model": MODEL, "replica": ".*"}.items():
         query = query.replace(f"${name}", value)
@@ -336,7 +338,9 @@ def panel_query(title: str, number: int, *, window: str = "1m") -> str:
 
 def _draw(walk: Walk, title: str, begin: float, end: float, path: Path) -> None:
     """A panel's series over that time, with what happened."""
-    panel = next(panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["title"] == title)
+    panel = next(
+        panel for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"] if panel["title"] == title
+    )
     figure = Figure(figsize=(9.0, 3.1), dpi=110, layout="constrained")
     axes = figure.subplots()
     for number, target in enumerate(panel["targets"]):
@@ -385,7 +389,7 @@ def _sentences() -> list[str] | None:
     path = Path(os.environ.get("GATEKEEPER_DATA_DIR", ".")) / "clinc150" / "data_full.json"
     if not path.is_file():
         return None
-    return [text for text, _ in json.loads(path.read_text())["test"]]
+    return [text for text, _ in json.loads(path.read_text(encoding="utf-8"))["test"]]
 
 
 if __name__ == "__main__":

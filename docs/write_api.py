@@ -126,7 +126,7 @@ def _kept(heading: str) -> Iterator[str]:
 
 def main() -> int:
     """Write the page."""
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")
     return 0
 
 

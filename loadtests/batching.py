@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         print(_table(found))
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"batching-{report['at'].replace(':', '')}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for picture in (path.with_suffix(".png"), arguments.picture):
         if picture is not None:
             batching_picture(report, picture)

@@ -106,12 +106,14 @@ def _facts(head: dict[str, Any], reports: Sequence[PathReport]) -> list[str]:
 def _write(arguments: argparse.Namespace, head: dict[str, Any], reports: Sequence[PathReport]) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"bench-{head['at'].replace(':', '')}.json"
-    path.write_text(json.dumps(head | {"paths": [asdict(report) for report in reports]}, indent=1) + "\n")
+    path.write_text(
+        json.dumps(head | {"paths": [asdict(report) for report in reports]}, indent=1) + "\n", encoding="utf-8"
+    )
     written = [path]
     if arguments.markdown is not None:
         tables = [f"**{report.path} path**\n\n{markdown(report)}" for report in reports]
         facts = "\n".join(f"- {fact}" for fact in _facts(head, reports))
-        arguments.markdown.write_text("\n\n".join([*tables, facts]) + "\n")
+        arguments.markdown.write_text("\n\n".join([*tables, facts]) + "\n", encoding="utf-8")
         written.append(arguments.markdown)
     if arguments.plot is not None:
         save_plot(reports, arguments.plot)

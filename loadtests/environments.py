@@ -24,18 +24,18 @@ def environment_python(name: str) -> Path:
     directory = ENVIRONMENTS / name
     marker, digest = directory / ".ready", hashlib.sha256(requirements.read_bytes()).hexdigest()
     python = directory / "bin" / "python"
-    if marker.exists() and marker.read_text() == digest:
+    if marker.exists() and marker.read_text(encoding="utf-8") == digest:
         return python
     print(f"installing {name} into {directory}, once: minutes", flush=True)
     shutil.rmtree(directory, ignore_errors=True)
     _run([sys.executable, "-m", "venv", str(directory)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    torch = [line for line in requirements.read_text().splitlines() if line.startswith("torch==")]
+    torch = [line for line in requirements.read_text(encoding="utf-8").splitlines() if line.startswith("torch==")]
     if torch:
         # alone and first: asked for by another package it could come as a build of several GB
         _run([*pip, "-c", str(CONSTRAINTS), *torch])
     _run([*pip, "-r", str(requirements)])
-    marker.write_text(digest)
+    marker.write_text(digest, encoding="utf-8")
     return python
 
 
@@ -47,7 +47,7 @@ def environment_versions(name: str) -> dict[str, str]:
 
 def _run(command: list[str]) -> None:
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)  # noqa: S603
+        finished = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=INSTALL_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise BenchFailed(f"{' '.join(command[1:5])} did not end after {INSTALL_S:g} s") from None
     if finished.returncode != 0:

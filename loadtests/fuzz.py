@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     lines = _markdown(seen)
     print("\n".join(lines))
     if arguments.output is not None:
-        arguments.output.write_text("\n".join(lines) + "\n")
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
     bad = [f"{one.target}, {one.kind}: {what}" for one in seen for what in one.bad[:3]]
     print("\n".join(["", *bad]) if bad else "\nnothing was answered with 500 or not at all", file=sys.stderr)
     return 1 if bad else 0

@@ -29,7 +29,7 @@ class Guard:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             start_new_session=True,
-            text=True,
+            encoding="utf-8",
         )
         assert self._process.stdin is not None
         # In its pipe before anything is done, so that it will be undone even if this is the last line that we run.

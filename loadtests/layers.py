@@ -125,7 +125,7 @@ def _profile(tools: _Tools, name: str, server: Server) -> Profile:
         said = spying.communicate()[1].decode(errors="replace").strip()
     if spying.returncode != 0 or not raw.exists():
         raise BenchFailed(f"py-spy ended with exit code {spying.returncode}: {said[-300:]}")
-    return Profile(name, measured.cpu_s_per_1000 * 1000, shares(raw.read_text()))
+    return Profile(name, measured.cpu_s_per_1000 * 1000, shares(raw.read_text(encoding="utf-8")))
 
 
 def layer_of(stack: str) -> str:

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(["", *report["verdict"]]))
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"overload-{report['at'].replace(':', '')}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for picture in (path.with_suffix(".png"), arguments.picture):
         if picture is not None:
             overload_picture(report, picture)

@@ -68,13 +68,13 @@ def started_ticks(pid: int) -> int | None:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat from the third (state) on, as proc(5) numbers them less three."""
     with suppress(OSError):
-        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return (PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return None
 
 
 def _pss_kib(pid: int) -> int | None:
     with suppress(OSError):
-        for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+        for line in (PROC / str(pid) / "smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1])
     return None

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         "rows": [asdict(row) for row in rows],
         "refused": refused,
     }
-    (RESULTS / "savings.json").write_text(json.dumps(found, indent=2) + "\n")
+    (RESULTS / "savings.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
@@ -111,7 +111,7 @@ def thresholds() -> list[Variant]:
             points = f"{100 * loss:g} point{'' if loss == 0.01 else 's'}"
             name = f"{'certified' if certified else 'plain'}, at most {points} lost"
             command = [sys.executable, "-m", "service.cli", "calibrate", BUNDLE, "--target-accuracy-loss", f"{loss:g}"]
-            done = subprocess.run([*command, *certified], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  our own command
+            done = subprocess.run([*command, *certified], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)  # noqa: S603  our own command
             threshold = re.search(r"^threshold +(\S+)$", done.stdout, re.MULTILINE)
             if threshold is not None and done.returncode == 0:
                 found.append(Variant(name, float(threshold[1])))

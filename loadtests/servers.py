@@ -155,7 +155,7 @@ def _wait_until_ready(server: Server, path: str, log: Path, start_s: float) -> N
     while True:
         code = server.process.poll()
         if code is not None:
-            said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            said = log.read_text(errors="replace", encoding="utf-8").strip().splitlines() or ["it said nothing"]
             raise BenchFailed(f"{server.name} ended with exit code {code} instead of starting: {said[-1]}")
         with suppress(httpx.TransportError):
             if httpx.get(f"{server.url}{path}", timeout=2.0, trust_env=False).status_code == 200:

@@ -286,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(["", *_shown(soaks[0]), "", *(f"{line['what']}: {_met(line)}" for line in report["verdict"])]))
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"soak-{report['at'].replace(':', '')}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
     return int(not all(line["met"] for line in report["verdict"]))
 
@@ -327,7 +327,7 @@ def _run(arguments: argparse.Namespace, soaks: list[Soak]) -> None:
             if edge.process.poll() is not None:
                 raise BenchFailed(f"the edge has ended with exit code {edge.process.returncode}")
         with suppress(OSError):
-            log = (Path(directory) / "edge.log").read_text(errors="replace")
+            log = (Path(directory) / "edge.log").read_text(errors="replace", encoding="utf-8")
             for line in [line for line in log.splitlines() if '"level": "error"' in line][:3]:
                 soak.books.blame("the edge's log", line[:500])
         runner.run(model.stop())

@@ -26,10 +26,10 @@ def look(pid: int) -> Sight:
     descriptors = _descriptors(pid)
     inodes = {target[8:-1] for target in descriptors if target.startswith("socket:[")}
     states = Counter(state for inode, state in _tcp_sockets(pid) if inode in inodes)
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     threads = re.search(r"^Threads:\s+(\d+)", status, re.MULTILINE)
     return Sight(
-        _kib(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss") / 1024,
+        _kib(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8"), "Pss") / 1024,
         len(descriptors),
         int(threads[1]) if threads else 0,
         states[ESTABLISHED],
@@ -39,18 +39,18 @@ def look(pid: int) -> Sight:
 
 def memory_mib(pid: int) -> float:
     """Resident now."""
-    return _kib(Path(f"/proc/{pid}/status").read_text(), "VmRSS") / 1024
+    return _kib(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), "VmRSS") / 1024
 
 
 def reset_peak(pid: int) -> None:
     """Let VmHWM begin again from what is resident now; where that is not allowed it stays the peak since the start."""
     with suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_mib(pid: int) -> float:
     """The most that was resident (VmHWM) since its start, or since reset_peak."""
-    return _kib(Path(f"/proc/{pid}/status").read_text(), "VmHWM") / 1024
+    return _kib(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), "VmHWM") / 1024
 
 
 def own_cpu_s() -> float:
@@ -72,7 +72,7 @@ def _tcp_sockets(pid: int) -> list[tuple[str, int]]:
     sockets = []
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
-            for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            for line in Path(f"/proc/{pid}/net/{name}").read_text(encoding="utf-8").splitlines()[1:]:
                 fields = line.split()
                 sockets.append((fields[9], int(fields[3], 16)))
     return sockets

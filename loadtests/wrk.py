@@ -89,7 +89,12 @@ class Wrk:
         command, limit_s = self.command(f"{server.url}{path}", connections, seconds), seconds + 30
         try:
             finished = subprocess.run(  # noqa: S603  the wrk on PATH
-                command, capture_output=True, text=True, timeout=limit_s, check=False, preexec_fn=in_child(self.core)
+                command,
+                capture_output=True,
+                encoding="utf-8",
+                timeout=limit_s,
+                check=False,
+                preexec_fn=in_child(self.core),
             )
         except subprocess.TimeoutExpired:
             raise BenchFailed(f"wrk did not end after {limit_s} s") from None
@@ -102,10 +107,10 @@ class Wrk:
 
 def wrk_version(binary: str) -> str:
     """As it names itself."""
-    said = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    said = subprocess.run([binary, "-v"], capture_output=True, encoding="utf-8", timeout=10, check=False)  # noqa: S603
     return (said.stdout + said.stderr).split()[1]
 
 
 def write_script(path: Path, body: str) -> None:
     """The script that sends this body."""
-    path.write_text(SCRIPT % body)
+    path.write_text(SCRIPT % body, encoding="utf-8")

@@ -151,7 +151,7 @@ def _process(*arguments: str) -> tuple[float, float]:
     )
     command = [sys.executable, "-c", code, sys.executable, "-m", "service.cli", *arguments]
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  this Python, our module
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)  # noqa: S603  this Python, our module
     seconds = time.perf_counter() - began
     status, kilobytes = done.stdout.split()
     if status != "0":

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 from io import BufferedIOBase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, BinaryIO
 
 MIB = 1024 * 1024
@@ -44,6 +44,11 @@ def bounded(stream: IO[bytes] | BufferedIOBase, most_bytes: int) -> bytes:
 
 def _too_large(most_bytes: int) -> OSError:
     return OSError(errno.EFBIG, f"it is larger than {most_bytes / MIB:g} MiB")
+
+
+def file_name(path: PurePath) -> str:
+    """The last part of a path as text, whatever the locale took it for: UTF-8, with escapes for what is none."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path, most_bytes: int) -> Any:

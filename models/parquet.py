@@ -26,7 +26,7 @@ def read_parquet(path: Path, choose: Callable[[list[str]], list[str]]) -> Any:
     with pq.ParquetFile(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
     columns = choose(schema.names)
-    _check_counts(path, metadata, columns)
+    check_counts(path, metadata, columns)
     texts = [name for name in columns if _is_text(schema.field(name).type)]
     with pq.ParquetFile(path, read_dictionary=texts, metadata=metadata) as file:
         table = file.read(columns=columns)
@@ -40,7 +40,7 @@ def read_parquet(path: Path, choose: Callable[[list[str]], list[str]]) -> Any:
     return table
 
 
-def _check_counts(path: Path, metadata: Any, columns: list[str]) -> None:
+def check_counts(path: Path, metadata: Any, columns: list[str]) -> None:
     values: dict[str, int] = {}  # a list in one row can be as long as the whole file
     for group in range(metadata.num_row_groups):
         for position in range(metadata.num_columns):

@@ -60,7 +60,7 @@ class PixelEncoder:
             "image_std": self.deviation,
             "do_convert_rgb": len(self.mean) == 3,
         }
-        (directory / PROCESSOR).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+        (directory / PROCESSOR).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path) -> "PixelEncoder | None":

@@ -1,5 +1,8 @@
-"""What others wrote - a server's answer, a label, a file's name - as it may stand on a terminal."""
+"""What others wrote - a server's answer, a label, a file's name - as it may stand on a terminal of any encoding."""
 
+import io
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,3 +26,26 @@ def shown(items: Sequence[Any], position: int) -> str:
         return printable(files[position].where, 200)
     item = items[position]
     return repr(item if len(item) <= MOST_SHOWN else f"{item[:MOST_SHOWN]}...") if isinstance(item, str) else "an image"
+
+
+def prepare_output() -> None:
+    """What the terminal's encoding lacks is shown as its escape, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def finish_output() -> None:
+    """What was printed leaves now, while a failure can be told. Raises OSError: nobody reads, or the disk is full."""
+    if not isinstance(sys.stdout, io.TextIOWrapper) or sys.stdout.closed:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output()
+        raise
+
+
+def discard_output() -> None:
+    """What cannot be printed any more is let go: Python would try again as it ends, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -272,7 +272,7 @@ def locked(work: Path) -> Iterator[None]:
         return
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as lock:
+        with (work / "lock").open("w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -304,7 +304,8 @@ def write_first_card(directory: Path, name: str, data: LabelledDataset) -> None:
     """The model card of a bundle that nobody has measured yet."""
     (directory / CARD).write_text(
         f"# {name}\n\nTuned on {data.name} ({data.licence}). Not evaluated yet: run `gatekeeper evaluate "
-        "--write-card`.\n"
+        "--write-card`.\n",
+        encoding="utf-8",
     )
 
 
@@ -315,9 +316,9 @@ def code_commit() -> str | None:
             ["git", "rev-parse", "HEAD"],  # noqa: S607  whichever git there is, or none
             cwd=Path(__file__).parent,
             capture_output=True,
-            text=True,
             timeout=5,
             check=True,
+            encoding="utf-8",
         )
     except (OSError, subprocess.SubprocessError):
         return None

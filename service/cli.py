@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from models.cli import add_commands
 from models.errors import InputError
-from models.printing import printable
+from models.printing import discard_output, finish_output, prepare_output, printable
 from service.api_keys import ApiKeys
 from service.errors import StartupError
 from service.key_commands import add_key_commands
@@ -22,13 +22,17 @@ Settings = TypeVar("Settings", EdgeSettings, LargeSettings)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; every expected failure is one line on stderr and exit code 2."""
-    arguments = _parser().parse_args(argv)
+    prepare_output()
     try:
-        return int(arguments.run(arguments))
+        try:
+            arguments = _parser().parse_args(argv)
+            return int(arguments.run(arguments))
+        finally:  # also after --help, which ends the process
+            finish_output()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `gatekeeper evaluate | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
     except Exception as error:
         why = _expected(error)

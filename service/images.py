@@ -13,7 +13,8 @@ from typing import Any
 
 import PIL.Image
 
-from models.data.images import ImageFile, Limits, TooManyPixels, UnknownKind, header, picture
+from models.data.images import ImageFile, Limits, TooManyPixels, TooMuchMetadata, UnknownKind, header, picture
+from models.data.png import TooManyParts
 from models.errors import InputError
 from service.decoding import Encoded
 from service.errors import InvalidRequest, TooLarge
@@ -39,7 +40,7 @@ class _Parts(BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads_left -= 1
         if self._reads_left < 0:
-            raise ValueError("it consists of too many parts")
+            raise TooManyParts("it consists of too many parts")
         return super().read(size)
 
 
@@ -106,9 +107,11 @@ def _refusing(read: Callable[[], Any], where: str) -> Any:
         raise TooLarge(f"{where}: there is not enough memory to unpack the image: send a smaller one") from None
     except UnknownKind as error:
         raise InvalidRequest(f"{error}: send PNG, JPEG, WebP, GIF or BMP") from None
+    except TooMuchMetadata as error:
+        raise InvalidRequest(f"{error}: save it again, without metadata") from None
     except InputError as error:
         reason = " ".join(str(error).split())[:200]
-        raise InvalidRequest(f"{reason}: save it again, without metadata") from None
+        raise InvalidRequest(f"{reason}: send the whole file, or save it again") from None
 
 
 def _check_jpeg(content: bytes, where: str) -> None:

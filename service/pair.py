@@ -98,7 +98,7 @@ def admin_token(settings: EdgeSettings) -> tuple[str, Path | None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as stream:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(secrets.token_urlsafe(24) + "\n")
         token = read_bounded(path, MAX_TOKEN_BYTES).decode("ascii").strip()
         check_admin_token(token)

@@ -14,8 +14,8 @@ from loading import sizes
 from tiny import jpeg, tiny_images
 
 from models.data.hub_datasets import hub_source
+from models.data.records import Columns
 from models.data.splits import build
-from models.data.tables import Columns
 from models.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,8 +2,11 @@
 
 import gzip
 import io
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from loading import refusal, sizes, splits
+from processes import ROOT
 from tiny import jpeg, tiny_images, write_idx, write_tiny_fashion_mnist, write_tiny_images
 
 from models.data.datasets import LabelledDataset, load_dataset
@@ -219,10 +223,10 @@ def test_an_image_that_cannot_be_read_is_told_by_its_path(tmp_path: Path) -> Non
     png = (directory / "a" / "0.png").read_bytes()
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     bad = {
-        "empty.png": (b"", "is not an image of a kind that can be read"),
+        "empty.png": (b"", "the image is empty"),
         "text.jpg": (b"not found", "is not an image of a kind that can be read"),
         "cut.png": (png[:-30], "the image cannot be read"),
-        "header.png": (png[:40], "is not an image of a kind that can be read"),
+        "header.png": (png[:40], "the image cannot be read: the PNG is damaged or cut short"),
         "cut.jpg": (jpeg(noise)[:900], "the image cannot be read"),
         "flipped.png": (png[:50] + bytes([png[50] ^ 0xFF]) + png[51:], "the image cannot be read"),
         "large.png": (png_header(8001, 8001), "more than 64 million pixels"),
@@ -293,3 +297,81 @@ def test_a_camera_s_exif_turns_an_image_and_nothing_writes_it_anew(
     monkeypatch.setattr(PIL.Image.Exif, "tobytes", never)
     found = decode(ImageFile("an image", lambda: io.BytesIO(stream.getvalue())), grey=True)
     assert found.shape == shape
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JFIF", ".pjpeg", ".jpg"])
+def test_a_jpeg_of_any_suffix_is_read(tmp_path: Path, suffix: str) -> None:
+    for place, label in enumerate(("a", "b")):
+        for n in range(10):
+            (tmp_path / label).mkdir(exist_ok=True)
+            (tmp_path / label / f"{n}{suffix}").write_bytes(jpeg(np.full((4, 4, 3), 20 * n + 10 * place, np.uint8)))
+    data = load_dataset(str(tmp_path), None)
+    assert sum(sizes(data)) == 20
+    assert data.notes == ()
+
+
+def test_what_is_not_read_is_counted_by_kind(tmp_path: Path) -> None:
+    """And what a system left there, or hides, is no image, whatever its suffix."""
+    directory = two_classes(tmp_path)
+    before = load_dataset(str(directory), None)
+    image = (directory / "a" / "0.png").read_bytes()
+    for name in (
+        *(".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/._0.png", "__MACOSX/0.png", ".hidden.png"),
+        *("Thumbs.db", "desktop.ini", ".DS_Store", "deep/.git/0.png"),
+    ):
+        path = directory / "a" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    (directory / "__MACOSX" / "a").mkdir(parents=True)
+    data = load_dataset(str(directory), None)
+    assert (data.content_hash, data.notes) == (before.content_hash, ())
+    for name in ("1.heic", "2.HEIC", "3.avif", "more/4.heic", "notes.txt", "5", "6.zip"):
+        path = directory / "b" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image)
+    os.mkfifo(directory / "b" / "pipe.png")
+    save(directory / "loose.png", np.zeros((4, 4), np.uint8))
+    data = load_dataset(str(directory), None)
+    assert data.content_hash == before.content_hash
+    loose, others = data.notes
+    assert loose == f"{directory}: 1 image is not read: put each into the folder of its class"
+    assert others.startswith(f"{directory}: 8 files are not read, 3 .heic, 1 ")
+    assert " and 1 more kinds: images are read as PNG, JPEG" in others
+
+
+def test_a_class_of_which_nothing_can_be_read_says_what_it_holds(tmp_path: Path) -> None:
+    directory = two_classes(tmp_path)
+    (directory / "c").mkdir()
+    for n in range(3):
+        (directory / "c" / f"{n}.heic").write_bytes(b"\0")
+    assert f"{directory / 'c'} holds no images; 3 .heic; each folder of {directory} is a class" in refusal(directory)
+
+
+def test_folders_that_are_no_classes_say_what_to_give(tmp_path: Path) -> None:
+    two_classes(tmp_path / "inner")
+    assert refusal(tmp_path) == f"{tmp_path} holds one folder alone, inner: give {tmp_path / 'inner'} instead"
+    (tmp_path / "inner" / "a").rename(tmp_path / "inner" / " ")
+    assert "the name of a class is white space alone; rename the folder" in refusal(tmp_path / "inner")
+
+
+def test_every_image_that_cannot_be_read_is_named_at_once(tmp_path: Path) -> None:
+    directory = two_classes(tmp_path)
+    png = (directory / "a" / "0.png").read_bytes()
+    for n in range(3, 8):
+        (directory / "a" / f"{n}.png").write_bytes(png[:-30] if n % 2 else b"text")
+    said = refusal(directory)
+    assert f"{directory / 'a' / '4.png'} is not an image" in said
+    assert "; 4 more cannot be: " in said
+    assert f"{directory / 'a' / '3.png'}" in said
+    assert said.endswith(" ...; mend them, or take them out")
+
+
+def test_the_name_of_a_class_is_utf_8_whatever_the_locale_is(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "Überweisung")
+    code = "import sys; from models.data.datasets import load_dataset as load; "
+    code += "print(ascii(load(sys.argv[1], None).labels))"
+    for locale in ({"PYTHONUTF8": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **locale}, capture_output=True, check=True)
+        assert done.stdout.decode() == "('b', '\\xdcberweisung')\n"

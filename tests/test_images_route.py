@@ -318,6 +318,36 @@ def test_a_bad_image_is_refused_by_its_place(http: httpx.Client, name: str) -> N
     assert refused(http.post(ROUTE, files=sent), status).startswith("inputs.1")
 
 
+WHAT_TO_DO = {
+    "half a PNG": "send the whole file, or save it again",
+    "half a JPEG": "send the whole file, or save it again",
+    "wrong checksum": "send the whole file, or save it again",
+    "PNG of many small parts": "save it again, without metadata",
+    "JPEG of many small parts": "save it again, without metadata",
+    "GIF of many small parts": "save it again, without metadata",
+    "TIFF": "send PNG, JPEG, WebP, GIF or BMP",
+    "text": "send PNG, JPEG, WebP, GIF or BMP",
+    "the beginning of a PNG": "send the whole file, or save it again",
+    "the beginning of a JPEG": "send the whole file, or save it again",
+    "a PNG with a megabyte of XMP": "save it again, without metadata",
+}
+
+
+@pytest.mark.parametrize("name", WHAT_TO_DO)
+def test_a_refused_image_is_told_what_helps_with_it(http: httpx.Client, name: str) -> None:
+    """Nobody who sent a PNG is asked for a PNG, and metadata are blamed only where they are the reason."""
+    xmp = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(1_200_000), 9)
+    more = {
+        "the beginning of a PNG": FILE[:40],
+        "the beginning of a JPEG": KINDS["JPEG"][:40],
+        "a PNG with a megabyte of XMP": png_with(chunk(b"iTXt", xmp)),
+    }
+    content = more[name] if name in more else BAD_IMAGES[name][0]
+    detail = refused(http.post(ROUTE, json={"inputs": item(content)}), 422)
+    assert detail.endswith(f": {WHAT_TO_DO[name]}")
+    assert "PngImagePlugin" not in detail
+
+
 def test_bombs_cost_no_memory(http: httpx.Client, image_edge: Service) -> None:
     def peak_mib() -> float:
         status = Path(f"/proc/{image_edge.process.pid}/status").read_text()

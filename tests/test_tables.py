@@ -35,7 +35,7 @@ def test_the_columns_can_have_other_names(tmp_path: Path) -> None:
     data = load_dataset(str(path), None, text_column="utterance", label_column="intent")
     assert data.labels == ("ham", "spam")
     message = refusal(path, label_column="intent")
-    assert message == f"{path} has no column 'text'; there is 'id', 'intent', 'utterance'"
+    assert message.startswith(f"{path} has no column 'text'; there is 'id', 'intent', 'utterance'; --text-column names")
     assert "cannot both be the column 'id'" in refusal(path, text_column="id", label_column="id")
 
 
@@ -180,3 +180,45 @@ def test_a_bad_parquet_file_is_refused_with_its_row(tmp_path: Path) -> None:
     for cut in (len(content) // 2, len(content) - 4):
         path.write_bytes(content[:cut])
         assert "is damaged, or not a parquet file" in refusal(path)
+
+
+OF_ANOTHER_KIND = {
+    "utf16.csv": (
+        "text,label\na,b\n".encode("utf-16"),
+        "is UTF-16: line 1 is not UTF-8; save the file as .csv in UTF-8",
+    ),
+    "bare.csv": ("text,label\na,b\n".encode("utf-16-le"), "line 1 holds a NUL byte"),
+    "packed.csv": (b"\x1f\x8b\x08\0\0\0\0\0\0\0", "is packed by gzip"),
+    "zip.csv": (b"PK\x03\x04\xff", "is a zip archive or a workbook"),
+    "other.csv": (b"PAR1\xff", "is a parquet file"),
+    "crash.csv": (b"text,label\na,b\n" + bytes(4_000), "line 3 holds a NUL byte"),
+    "headless.csv": (b"good morning,greeting\nbye,farewell\n", "and the first line holds the names"),
+    "wide.csv": (b",".join(b"c%d" % n for n in range(100_000)) + b"\n", "'c19' and 99980 more; --text-column names"),
+    "list.jsonl": (json.dumps([{"text": "a", "label": "b"}], indent=1).encode(), "write one object a line"),
+    "pretty.jsonl": (json.dumps({"text": "a", "label": "b"}, indent=1).encode(), "write one object a line"),
+    "packed.csv.gz": (b"", "unpack it first"),
+    "own.tsv": (b"text\tlabel\na\tb\n", "save it as .csv, with commas"),
+    "own.xlsx": (b"PK\x03\x04", "save it as .csv, with commas"),
+    "own.json": (b"[]", "write one object a line into a .jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_KIND)
+def test_a_file_of_another_kind_says_what_to_do(tmp_path: Path, name: str) -> None:
+    content, message = OF_ANOTHER_KIND[name]
+    (tmp_path / name).write_bytes(content)
+    said = refusal(tmp_path / name)
+    assert said.startswith(str(tmp_path / name))
+    assert message in said
+    assert len(said) < 600
+
+
+def test_the_line_ends_of_an_old_mac_are_line_ends(tmp_path: Path) -> None:
+    own = write_tiny_csv(tmp_path / "own.csv")
+    before = load_dataset(str(own), None).content_hash
+    own.write_bytes(own.read_bytes().replace(b"\r\n", b"\r"))
+    lines = [json.dumps({"text": text, "label": label}) for text, label in tiny_rows()]
+    for end in ("\r", "\r\n"):
+        (tmp_path / "own.jsonl").write_bytes(end.join(lines).encode())
+        assert load_dataset(str(tmp_path / "own.jsonl"), None).content_hash == before
+    assert load_dataset(str(own), None).content_hash == before

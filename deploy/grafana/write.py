@@ -26,5 +26,5 @@ def documents() -> dict[str, str]:
 
 if __name__ == "__main__":
     for name, text in documents().items():
-        (DIRECTORY / name).write_text(text)
+        (DIRECTORY / name).write_text(text, encoding="utf-8")
         print(DIRECTORY / name)

@@ -2,28 +2,31 @@
 
 load_dataset("clinc150", data_dir)      a named dataset below data_dir
 load_dataset("reviews.csv", None)       a table with text and label: .csv, .jsonl, .parquet
-load_dataset("reviews/", None)          a directory with train.csv and maybe validation.csv and test.csv
-load_dataset("photographs/", None)      a directory with one folder of images a class
+load_dataset("reviews/", None)          a directory with train.csv and maybe validation.csv and test.csv, or shards
+load_dataset("photographs/", None)      a directory with one folder of images a class, or a table that names them
 load_dataset("owner/name", None)        a dataset of the Hugging Face hub
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.data.image_sets import read_folders, read_idx_pair, read_tar
+from models.data.image_sets import class_folders, has_images, read_folders, read_idx_pair, read_tar
 from models.data.images import Image
+from models.data.records import Columns, Kind
+from models.data.shards import find_tables, shard_of
 from models.data.splits import Inputs, LabelledDataset, Rows, Source, Split, Task, build
-from models.data.tables import TABLE_SUFFIXES, Columns, is_table, read_table, read_tables, split_files
+from models.data.tables import TABLE_SUFFIXES, Table, is_table, kind_of, read_table, read_tables
 from models.errors import InputError
-from models.files import MIB, read_json
+from models.files import MIB, file_name, read_json
 
 __all__ = ["Image", "Inputs", "LabelledDataset", "Split", "Task", "load_dataset"]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 MOST_JSON_BYTES = 256 * MIB
 _NOT_STATED = "not stated"
+SAVED = ("dataset_dict.json", "state.json")  # what the library `datasets` leaves where it saves to disk
 
 
 def load_dataset(
@@ -62,7 +65,7 @@ def _local(data: str, columns: Columns) -> Source | None:
 def _looks_like_a_path(data: str) -> bool:
     """A hub id has one slash inside, and no suffix that we know of."""
     odd = data.startswith((".", "/", "~")) or data.endswith("/") or "\\" in data or data.count("/") > 1
-    return odd or data.lower().endswith((*TABLE_SUFFIXES, ".json", ".txt", ".tsv", ".xlsx", ".zip"))
+    return odd or data.lower().endswith((*TABLE_SUFFIXES, ".json", ".txt", ".tsv", ".xlsx", ".zip", ".gz"))
 
 
 def _named(name: str, data_dir: Path | None) -> Source:
@@ -95,12 +98,12 @@ def _clinc150(directory: Path) -> Source:
 
 def _banking77(directory: Path) -> Source:
     """Banking77 (Casanueva et al. 2020): 77 intents, unbalanced; no validation rows."""
-    files = {name: directory / f"{name}.csv" for name in ("train", "test")}
-    given = read_tables(files, Columns("text", "category"))
+    files = {name: [directory / f"{name}.csv"] for name in ("train", "test")}
+    given = read_tables(str(directory), files, Columns("text", "category")).given
     path = directory / "categories.json"
     categories = _read_json(path)
     if not isinstance(categories, list) or set(given["train"].labels) != {str(name) for name in categories}:
-        raise InputError(f"{path} does not list the categories of {files['train']}")
+        raise InputError(f"{path} does not list the categories of {files['train'][0]}")
     return Source("banking77", str(directory), "text-classification", "CC BY 4.0 (Casanueva et al. 2020)", given)
 
 
@@ -136,21 +139,70 @@ _NAMED: dict[str, tuple[str, Callable[[Path], Source]]] = {
 
 def _table(path: Path, columns: Columns) -> Source:
     if not is_table(path):
-        raise InputError(f"{path} is no table: its name must end in {', '.join(TABLE_SUFFIXES)}")
-    return Source(path.name, str(path), "text-classification", _NOT_STATED, read_table(path, columns))
+        raise InputError(f"{path} is no table: its name must end in {', '.join(TABLE_SUFFIXES)}{_instead(path)}")
+    notes = []
+    if (shards := shard_of(path) or 1) > 1:
+        notes.append(f"{path} is one of {shards:,} files: give {path.parent} to read all of them")
+    return _source(file_name(path), path, read_table(path, columns), notes)
+
+
+def _instead(path: Path) -> str:
+    """What to do about a file of a kind that people have."""
+    suffix = path.suffix.lower()
+    if suffix in {".gz", ".zip", ".xz", ".bz2", ".zst", ".tar", ".tgz", ".7z"}:
+        return "; unpack it first"
+    if suffix in {".tsv", ".xlsx", ".xls", ".ods"}:
+        return "; save it as .csv, with commas"
+    return "; of .json, write one object a line into a .jsonl" if suffix == ".json" else ""
 
 
 def _directory(directory: Path, columns: Columns) -> Source:
-    name = directory.resolve().name
-    files = split_files(directory)
-    if files:
-        given = read_tables(files, columns)
-        return Source(name, str(directory), "text-classification", _NOT_STATED, given)
-    tables = sorted(path for path in directory.iterdir() if is_table(path))
-    if tables:
-        raise InputError(f"{directory} has no train.csv, .jsonl or .parquet; to read one file, give {tables[0]} itself")
-    given, notes = read_folders(directory)
-    return Source(name, str(directory), "image-classification", _NOT_STATED, given, notes=notes)
+    name = file_name(directory.resolve())
+    if any((directory / file).is_file() for file in SAVED):
+        from models.data.hub_datasets import read_saved  # noqa: PLC0415  slow, as above
+
+        return read_saved(name, directory, columns)
+    found = find_tables(directory)
+    if found.files:
+        return _source(name, directory, read_tables(str(directory), found.files, columns), found.notes)
+    notes: tuple[str, ...] = ()
+    if found.others:
+        if not has_images(directory):
+            one = str(found.others[0]) if len(found.others) == 1 else f"it, such as {found.others[0]},"
+            raise InputError(f"{directory} has no train.csv, .jsonl or .parquet; to read one file, give {one} itself")
+        why = _why_not_read(found.others, columns)
+        if why is None:
+            return _source(name, directory, read_table(found.others[0], columns))
+        if len(class_folders(directory)) < 2:
+            raise InputError(why)
+        notes = (f"{found.others[0]} is not read: its images are divided by folder",)
+    given, more = read_folders(directory)
+    return Source(name, str(directory), "image-classification", _NOT_STATED, given, notes=(*notes, *more))
+
+
+def _why_not_read(tables: list[Path], columns: Columns) -> str | None:
+    """Why the tables beside images do not tell their labels; None: there is one, and it does."""
+    if len(tables) > 1:
+        return f"{tables[0].parent} has images and {len(tables)} tables; give the one that names them, as {tables[0]}"
+    try:
+        kind = kind_of(tables[0], columns)
+    except InputError as error:
+        return str(error)
+    if kind is Kind.FILE:
+        return None
+    return f"{tables[0]} holds texts, beside images: to read them, give {tables[0]} itself"
+
+
+def _source(name: str, path: Path, table: Table, notes: Sequence[str] = ()) -> Source:
+    return Source(
+        name,
+        str(path),
+        table.task,
+        _NOT_STATED,
+        table.given,
+        labels=table.labels,
+        notes=(*notes, *table.notes),
+    )
 
 
 def _read_json(path: Path) -> Any:

@@ -11,19 +11,18 @@ from huggingface_hub import HfApi, constants
 
 from models.data.image_sets import rows_of_files
 from models.data.images import ImageFile
+from models.data.records import IMAGE_COLUMN, UNLABELLED, Columns, cell, label_of
 from models.data.splits import SPLIT_NAMES, Rows, Source, Task
-from models.data.tables import Columns, cell, label_of
 from models.errors import InputError
 
-IMAGE_COLUMN = "image"
 _PROBE_S = 10.0
-_UNLABELLED = -1  # the hub's mark for test splits whose labels are kept secret
+_NOT_STATED = "not stated"
 
 
 def read_hub(hub_id: str, columns: Columns) -> Source:
     """The dataset OWNER/NAME or OWNER/NAME:CONFIG, from the network or its cache. Raises InputError."""
     name, _, config = hub_id.partition(":")
-    licence = "not stated"
+    licence = _NOT_STATED
     try:
         if not constants.HF_HUB_OFFLINE:
             # One question first: without a network the library would ask for half a minute, retrying.
@@ -38,6 +37,18 @@ def read_hub(hub_id: str, columns: Columns) -> Source:
             f"{type(error).__name__}: {reason}{cached}"
         ) from error
     return hub_source(hub_id, found, licence, columns)
+
+
+def read_saved(name: str, directory: Path, columns: Columns) -> Source:
+    """What the library `datasets` has saved to disk. Raises InputError."""
+    try:
+        found = datasets.load_from_disk(str(directory))
+    except Exception as error:  # as above: dozens of types
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{directory} cannot be read as a dataset saved to disk: {reason}") from error
+    if isinstance(found, datasets.Dataset):
+        found = {"train": found}
+    return hub_source(name, found, _NOT_STATED, columns)
 
 
 def hub_source(hub_id: str, found: Mapping[str, Any], licence: str, columns: Columns) -> Source:
@@ -80,26 +91,20 @@ def hub_source(hub_id: str, found: Mapping[str, Any], licence: str, columns: Col
                 cell(text, inputs, f"{hub_id}, {name}: row {row}") for row, text in enumerate(dataset[inputs], start=1)
             )
             given[name] = Rows(texts, labels[name], texts)
-    order = tuple(features[columns.label].names) if isinstance(features[columns.label], datasets.ClassLabel) else None
+    feature = features[columns.label]
+    order = tuple(name.strip() for name in feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return Source(hub_id, hub_id, task, licence, given, labels=order, notes=tuple(notes))
 
 
 def _is_unlabelled(dataset: Any, column: str) -> bool:
     """Whether all its labels are kept secret."""
-    return column in dataset.features and all(value in {None, _UNLABELLED} for value in dataset[column])
+    return column in dataset.features and all(value in {None, UNLABELLED} for value in dataset[column])
 
 
 def _labels(where: str, dataset: Any, column: str) -> list[str]:
     feature = dataset.features[column]
-    labels = []
-    for row, value in enumerate(dataset[column], start=1):
-        if isinstance(feature, datasets.ClassLabel) and value is not None:
-            if not 0 <= value < feature.num_classes:
-                raise InputError(f"{where}: row {row} has the label {value} of 0 to {feature.num_classes - 1}")
-            labels.append(feature.names[value])
-        else:
-            labels.append(label_of(value, column, f"{where}: row {row}"))
-    return labels
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    return [label_of(value, column, f"{where}: row {row}", names) for row, value in enumerate(dataset[column], start=1)]
 
 
 def _images(where: str, dataset: Any, column: str) -> list[ImageFile]:

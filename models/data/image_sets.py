@@ -3,11 +3,12 @@
 import gzip
 import lzma
 import math
+import os
 import struct
 import tarfile
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -18,9 +19,15 @@ from numpy.typing import NDArray
 from models.data.images import Image, ImageFile, checked, decode, fingerprints, image_file
 from models.data.splits import SPLIT_NAMES, Rows
 from models.errors import InputError
-from models.files import bounded, open_regular
+from models.files import bounded, file_name, open_regular
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+# The kinds that the edge takes, and TIFF. Windows saves a JPEG as .jfif, some programs as .jpe.
+SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp"),
+    *(".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
+}
+_LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin"}
+_SUFFIXES_SHOWN = 5
 MOST_BYTES = 1024**3  # of a file unpacked
 _UNSIGNED_BYTE = 0x08  # idx: the third byte of the magic number, the type of the values
 
@@ -102,36 +109,46 @@ def read_folders(directory: Path) -> tuple[dict[str, Rows], tuple[str, ...]]:
     Every image is decoded once here, so that one that cannot be read is told before anything is trained; after that,
     as they are asked for. Grey where all of a directory are. Raises InputError.
     """
-    folders = _class_folders(directory)
+    folders = class_folders(directory)
     by_split: dict[str, Path] = {}
     for folder in folders:
         name = SPLIT_NAMES.get(folder.name.lower())
-        if name is None or not _class_folders(folder):  # a class can be called train, or test, too
+        if name is None or not class_folders(folder):  # a class can be called train, or test, too
             continue
         if name in by_split:
             raise InputError(f"{directory} has both {by_split[name].name} and {folder.name} for the split {name}")
         by_split[name] = folder
     if by_split and "train" not in by_split:
         raise InputError(f"{directory} has {next(iter(by_split.values())).name}/ but no train/ with a folder a class")
-    if not by_split:
-        return rows_of_files({"train": _files(directory)}), ()
-    others = [folder.name for folder in folders if folder not in by_split.values()]
-    notes = tuple(f"{directory / name} is not read: it is no split" for name in others)
-    return rows_of_files({name: _files(folder) for name, folder in by_split.items()}), notes
+    if not by_split and len(folders) == 1 and len(class_folders(folders[0])) > 1:
+        raise InputError(f"{directory} holds one folder alone, {folders[0].name}: give {folders[0]} instead")
+    found = {name: _files(folder) for name, folder in (by_split or {"train": directory}).items()}
+    others = [folder.name for folder in folders if by_split and folder not in by_split.values()]
+    notes = [f"{directory / name} is not read: it is no split" for name in others]
+    for folder in by_split.values() or [directory]:
+        notes += _unread(folder)
+    return rows_of_files(found), tuple(notes)
 
 
-def _class_folders(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+def class_folders(directory: Path) -> list[Path]:
+    """The folders of a directory, but those that are hidden or that a system left there."""
+    return sorted(path for path in directory.iterdir() if path.is_dir() and not _is_left_over(path.name))
+
+
+def has_images(directory: Path) -> bool:
+    return any(_is_image(path) for path in _below(directory))
 
 
 def _files(directory: Path) -> list[tuple[ImageFile, str]]:
     """(image, class) of every image below a directory's folders, sorted by path."""
     found = []
-    for folder in _class_folders(directory):
-        paths = sorted(path for path in folder.rglob("*") if _is_image(path) and path.is_file())
+    for folder in class_folders(directory):
+        paths = sorted(path for path in _below(folder) if _is_image(path))
         if not paths:
-            raise InputError(f"{folder} holds no images; each folder of {directory} is a class")
-        found += [(image_file(path), folder.name) for path in paths]
+            others = f"; {_counted_suffixes(_below(folder))}" if any(True for _ in _below(folder)) else ""
+            raise InputError(f"{folder} holds no images{others}; each folder of {directory} is a class")
+        label = _class_name(folder)
+        found += [(image_file(path), label) for path in paths]
     if not found:
         loose = any(_is_image(path) for path in directory.iterdir())
         wanted = "put its images into one folder a class" if loose else "a folder for each class, with its images"
@@ -139,8 +156,59 @@ def _files(directory: Path) -> list[tuple[ImageFile, str]]:
     return found
 
 
+def _class_name(folder: Path) -> str:
+    label = file_name(folder).strip()
+    if not label:
+        raise InputError(f"{folder}: the name of a class is white space alone; rename the folder")
+    return label
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder but hidden ones, those in hidden folders and what a system left there."""
+
+    def refuse(error: OSError) -> None:  # a folder that is closed to us would be a class with too few images
+        raise error
+
+    for name, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(folder for folder in folders if not _is_left_over(folder))
+        yield from (Path(name, file) for file in files if not _is_left_over(file))
+
+
+def _is_left_over(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
+
+
+def _unread(directory: Path) -> list[str]:
+    """What lies in a directory's class folders, or beside them, and is not read: one note each."""
+    notes = []
+    loose = sum(_is_image(path) for path in directory.iterdir())
+    if loose:
+        notes.append(f"{_files_are(loose, 'image')} not read: put each into the folder of its class")
+        notes[-1] = f"{directory}: {notes[-1]}"
+    others = [path for folder in class_folders(directory) for path in _below(folder) if not _is_image(path)]
+    if others:
+        notes.append(
+            f"{directory}: {_files_are(len(others), 'file')} not read, {_counted_suffixes(others)}: "
+            "images are read as PNG, JPEG, WebP, GIF, BMP and TIFF, by their suffix"
+        )
+    return notes
+
+
+def _files_are(count: int, noun: str) -> str:
+    return f"1 {noun} is" if count == 1 else f"{count:,} {noun}s are"
+
+
+def _counted_suffixes(paths: Iterable[Path]) -> str:
+    """10 .heic, 5 .avif, 1 without suffix"""
+    counts = Counter(path.suffix.lower() if path.is_file() else "no regular file" for path in paths)
+    shown = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in counts.most_common(_SUFFIXES_SHOWN)]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more kinds" if more else "")
+
+
 def _is_image(path: Path | PurePosixPath) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    named = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return named and (not isinstance(path, Path) or path.is_file())
 
 
 def rows_of_files(found: Mapping[str, list[tuple[ImageFile, str]]]) -> dict[str, Rows]:

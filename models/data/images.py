@@ -2,15 +2,16 @@
 
 import hashlib
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, TypeVar, overload
 
 import numpy as np
 import PIL.ExifTags
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 from models.data import png
 from models.errors import InputError
+from models.files import open_regular
 
+T = TypeVar("T")
 Image = NDArray[np.uint8]  # (H, W) grey or (H, W, 3) RGB
 # No photograph that a small model is tuned on is larger; a few kilobytes can unpack to gigabytes.
 MAX_PIXELS = 64_000_000
@@ -52,6 +55,11 @@ _UNREADABLE = (
     AttributeError,
     ArithmeticError,
 )
+_BROKEN_SHOWN = 3
+_EMPTY = "nothing"
+# What Pillow says of a PNG's texts, those among them that may tell which way up it is.
+_TOO_MUCH_TEXT = ("Decompressed data too large", "Too much memory used in text chunks")
+_STARTS = {png.MAGIC: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
 MOST_EXIF_ENTRIES = 1_000  # cameras write some dozens
 _TURNED = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -102,6 +110,10 @@ class TooManyPixels(InputError):
 
 class UnknownKind(InputError):
     """No image, or one of a kind that is not opened."""
+
+
+class TooMuchMetadata(InputError):
+    """An image whose pixels may be well, beside more metadata than is looked at."""
 
 
 @dataclass(frozen=True)
@@ -221,12 +233,36 @@ def is_grey(file: ImageFile) -> bool:
 def checked(files: Sequence[ImageFile]) -> tuple[ImageFiles, tuple[str, ...]]:
     """The files as one sequence, with their fingerprints. Every file is decoded once: all can be read afterwards.
 
-    Grey where every file is, else RGB throughout. Raises InputError for the first file that cannot be read.
+    Grey where every file is, else RGB throughout. Raises InputError for the first file that cannot be read; it names
+    the others that cannot, after a look at all: leaving them out is for the user to decide.
     """
+    broken: list[tuple[ImageFile, InputError]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on metadata, which nobody reads here
-        images = ImageFiles(files, grey=all(is_grey(file) for file in files))
-        return images, fingerprints(images)
+        grey = all(_each(files, is_grey, broken))
+        left = {id(file) for file, _ in broken}
+        rest = [file for file in files if id(file) not in left]
+        keys = _each(rest, lambda file: fingerprints([decode(file, grey)])[0], broken)
+    if broken:
+        _, error = broken[0]
+        more = ", ".join(file.where for file, _ in broken[1 : 1 + _BROKEN_SHOWN])
+        count = len(broken) - 1
+        others = f"; {count:,} more cannot be: {more}{' ...' * (count > _BROKEN_SHOWN)}" if count else ""
+        raise InputError(f"{error}{others}; mend {'them' if count else 'it'}, or take {'them' if count else 'it'} out")
+    return ImageFiles(files, grey), tuple(keys)
+
+
+def _each(
+    files: Sequence[ImageFile], look: Callable[[ImageFile], T], broken: list[tuple[ImageFile, InputError]]
+) -> list[T]:
+    """What is seen in each file; those that cannot be read are added to the broken ones."""
+    found = []
+    for file in files:
+        try:
+            found.append(look(file))
+        except InputError as error:
+            broken.append((file, error))
+    return found
 
 
 def fingerprints(images: Sequence[Image] | NDArray[np.uint8]) -> tuple[str, ...]:
@@ -244,12 +280,34 @@ def _opened(file: ImageFile, limits: Limits = ANY_FORMAT) -> Iterator[PIL.ImageF
             yield image
     except TooManyPixels:
         raise
+    except png.TooManyParts as error:
+        raise TooMuchMetadata(f"{file.where}: the image cannot be read: {error}") from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         raise TooManyPixels(f"{file.where}: the image has more than {_pixels(limits.max_pixels)}") from None
     except PIL.UnidentifiedImageError:
+        known = _kind_by_its_start(file)
+        if known == _EMPTY:
+            raise InputError(f"{file.where}: the image is empty") from None
+        if known is not None and (limits.formats is None or known in limits.formats):
+            raise InputError(f"{file.where}: the image cannot be read: the {known} is damaged or cut short") from None
         raise UnknownKind(f"{file.where} is not an image of a kind that can be read") from None
     except _UNREADABLE as error:
+        if str(error).startswith(_TOO_MUCH_TEXT):
+            said = "its metadata unpack to more than a megabyte"
+            raise TooMuchMetadata(f"{file.where}: the image cannot be read: {said}") from None
         raise InputError(f"{file.where}: the image cannot be read: {str(error) or 'it is damaged'}") from error
+
+
+def _kind_by_its_start(file: ImageFile) -> str | None:
+    """The kind that a file says it is of, though it cannot be opened as one."""
+    with suppress(OSError, ValueError), file.open() as stream:
+        start = stream.read(12)
+        if not start:
+            return _EMPTY
+        if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+            return "WEBP"
+        return next((kind for magic, kind in _STARTS.items() if start.startswith(magic)), None)
+    return None
 
 
 def _pixels_alone(stream: BinaryIO) -> BinaryIO:
@@ -279,4 +337,4 @@ def image_file(path: Path) -> ImageFile:
 
 
 def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
+    return open_regular(path, sys.maxsize)  # a table can name a pipe, whose other end nobody opens

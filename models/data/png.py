@@ -7,6 +7,11 @@ kilobyte of profile unpacks to a megabyte, and a file may hold ten thousand.
 import re
 import struct
 
+
+class TooManyParts(ValueError):
+    """A file of many tiny parts, each of which is work by itself; or of metadata that unpack to megabytes."""
+
+
 MAGIC = b"\x89PNG\r\n\x1a\n"
 MIN_CHUNKS = 500
 CHUNK_BYTES = 500  # programs write pixels by the kilobytes; each chunk is work by itself
@@ -19,7 +24,7 @@ _NAME = re.compile(rb"\w{4}")
 def without_metadata(content: bytes) -> bytes:
     """The same image; of each part that tells which way up it is, the first. Damaged parts stay as they are.
 
-    Raises ValueError for a file of many tiny ones.
+    Raises TooManyParts for a file of many tiny ones.
     """
     kept: list[bytes] = []
     turning: set[bytes] = set()
@@ -28,7 +33,7 @@ def without_metadata(content: bytes) -> bytes:
     while position < end:
         chunks += 1
         if chunks > most:
-            raise ValueError("it consists of too many chunks")
+            raise TooManyParts("it consists of too many chunks")
         name = content[position + 4 : position + 8]
         if not _NAME.fullmatch(name):
             break

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.images import ImageFiles
+from models.data.labels import in_order, look, look_alikes, shown_label
 from models.errors import InputError
 
 Task = Literal["text-classification", "image-classification"]
@@ -133,7 +134,7 @@ def build(source: Source) -> LabelledDataset:
         labels=labels,
         out_of_scope=source.out_of_scope,
         content_hash=_hash(labels, divided, splits, source.out_of_scope),
-        notes=(*source.notes, *_notes(source.task, divided)),
+        notes=(*source.notes, *_notes(source.task, divided), *_alike(source)),
         **splits,
     )
 
@@ -143,21 +144,26 @@ def _ordered(source: Source) -> tuple[str, ...]:
     present = set(source.given["train"].labels)
     if len(present) == 1:
         raise InputError(
-            f"{source.where}: every training row has the label {present.pop()!r}; two labels or more are needed"
+            f"{source.where}: every training row has the label {_short(present.pop())}; two labels or more are needed"
         )
     for name, rows in source.given.items():
         missing = sorted(set(rows.labels) - present)
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            alike = next((label for label in sorted(present) if look(label) == look(missing[0])), None)
+            advice = "give it training rows, or take its rows out"
+            if alike is not None:
+                advice = f"there, {shown_label(alike)} looks like {shown_label(missing[0])}: give them one spelling"
             raise InputError(
-                f"{source.where}: the label {missing[0]!r}{others} occurs in {name} and not in train; "
-                "give it training rows, or take its rows out"
+                f"{source.where}: the label {_short(missing[0])}{others} occurs in {name} and not in train; {advice}"
             )
     if source.labels is not None:
         return tuple(label for label in source.labels if label in present)
-    if all(label.isdecimal() for label in present):
-        return tuple(sorted(present, key=lambda label: (int(label), label)))
-    return tuple(sorted(present))
+    return in_order(present)
+
+
+def _short(label: str) -> str:
+    return repr(label) if len(label) <= 100 else f"{label[:100]!r} ..."
 
 
 def _divide(source: Source) -> dict[str, Rows]:
@@ -241,6 +247,11 @@ def _notes(task: Task, divided: Mapping[str, Rows]) -> tuple[str, ...]:
     if ambiguous := sum(count > 1 for count in Counter(key for key, _ in pairs).values()):
         notes.append(f"{_counted(ambiguous, noun)} in train with different labels")
     return tuple(notes)
+
+
+def _alike(source: Source) -> tuple[str, ...]:
+    note = look_alikes(Counter(source.given["train"].labels))
+    return () if note is None else (note,)
 
 
 def _counted(count: int, noun: str) -> str:
