@@ -13,9 +13,11 @@ from models.cli import add_commands
 from models.errors import InputError
 from models.printing import printable
 from service.api_keys import ApiKeys
+from service.command_line import Parser, versions
 from service.errors import StartupError
 from service.key_commands import add_key_commands
-from service.settings import EdgeSettings, LargeSettings
+from service.settings import EdgeSettings, LargeSettings, setting_names, variable_of
+from service.variables import remarks
 
 Settings = TypeVar("Settings", EdgeSettings, LargeSettings)
 
@@ -23,6 +25,8 @@ Settings = TypeVar("Settings", EdgeSettings, LargeSettings)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; every expected failure is one line on stderr and exit code 2."""
     arguments = _parser().parse_args(argv)
+    for line in remarks(os.environ, setting_names()):
+        print(f"gatekeeper: {printable(line)}", file=sys.stderr)
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
@@ -58,7 +62,8 @@ def _extra_with(module: str) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("gatekeeper", description="Model cascades with a tuned, calibrated gate.")
+    parser = Parser("gatekeeper", description="Model cascades with a tuned, calibrated gate.")
+    parser.add_argument("--version", action="version", version=versions())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="the edge: small model, gate, remote large model")
@@ -149,7 +154,6 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[str, ...]) -> Settings:
     """Flags over variables over defaults. Raises StartupError with the variable's name."""
-    _warn_of_unknown_variables()
     fields = {str(kind.model_fields[flag].validation_alias or flag): flag for flag in flags}
     given = {field: getattr(arguments, flag) for field, flag in fields.items() if getattr(arguments, flag) is not None}
     try:
@@ -159,25 +163,12 @@ def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[
         name = ".".join(str(part) for part in first["loc"])
         if name in given:
             raise StartupError(f"--{fields[name].replace('_', '-')}: {first['msg']}") from None
-        raise StartupError(f"{_variable(name)}: {first['msg']}") from None
+        raise StartupError(f"{variable_of(name)}: {first['msg']}") from None
 
 
 def _check_keys(settings: EdgeSettings | LargeSettings, variable: str) -> None:
     """They are read again at the end of the start; bad ones are told before torch is loaded. Raises StartupError."""
     ApiKeys(settings.api_keys, settings.api_keys_file, source=variable, on_names=lambda _: None)
-
-
-def _variable(field: str) -> str:
-    return field if field.isupper() else f"GATEKEEPER_{field.upper()}"
-
-
-def _warn_of_unknown_variables() -> None:
-    """A misspelt one would otherwise be ignored without a word."""
-    fields = [*EdgeSettings.model_fields.items(), *LargeSettings.model_fields.items()]
-    known = {_variable(str(field.validation_alias or name)) for name, field in fields} | {"GATEKEEPER_DATA_DIR"}
-    for name in sorted(os.environ):
-        if name.startswith("GATEKEEPER_") and name not in known:
-            print(f"gatekeeper: {name} is no setting and is ignored; service/settings.py lists them", file=sys.stderr)
 
 
 def _prepare_libraries() -> None:

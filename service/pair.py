@@ -22,7 +22,8 @@ from pydantic_core import PydanticCustomError
 from models.files import read_bounded
 from service.errors import StartupError
 from service.server import address, bind
-from service.settings import EdgeSettings, LargeSettings, check_admin_token
+from service.settings import EdgeSettings, LargeSettings, check_admin_token, setting_names
+from service.variables import without_remarks
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0  # beyond the time that a child itself gives to what it has accepted
@@ -51,7 +52,7 @@ def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
     edge_url = f"http://{address(edge.host, edge.port)}"
     large_url = f"http://{address(large.host, large.port)}"
     environment = {
-        **os.environ,
+        **without_remarks(os.environ, setting_names()),
         "GATEKEEPER_ADMIN_TOKEN": token,
         "GATEKEEPER_REMOTE_URL": large_url,
         "GATEKEEPER_PORT": str(edge.port),
