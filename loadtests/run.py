@@ -35,7 +35,17 @@ OF_A_SHAPE = {
     "outage_command": "large-model-outage",
     "recovery_command": "large-model-outage",
 }
-PASSED_ON = ("mix", "sentences", "images", "request_timeout_ms", "shape", *OF_A_SHAPE)
+PASSED_ON = (
+    "data",
+    "text_column",
+    "label_column",
+    "mix",
+    "sentences",
+    "images",
+    "request_timeout_ms",
+    "shape",
+    *OF_A_SHAPE,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

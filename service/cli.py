@@ -48,7 +48,7 @@ def _expected(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         extra = _extra_with((error.name or "").partition(".")[0])
-        return extra and f"this needs {error.name}: pip install 'gatekeeper-cascade[{extra}]'"
+        return extra and f"this needs {error.name}: from the checkout, pip install -e '.[{extra}]'"
     if isinstance(error, OSError):  # a folder that is closed to us, a full disk
         return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
     return "there is not enough memory for this" if isinstance(error, MemoryError) else None
@@ -82,6 +82,21 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="send a few dozen sentences to a running pair and show who answers")
     demo.add_argument("--url", default="http://127.0.0.1:8000", help="the edge; default %(default)s")
+    demo.add_argument(
+        "--data",
+        metavar="D",
+        help="examples of your own, where the edge serves a bundle of your own: a .csv, .jsonl or .parquet file with "
+        "texts and labels, or a folder of images by class",
+    )
+    demo.add_argument("--text-column", default="text", metavar="NAME", help="of --data; default: %(default)s")
+    demo.add_argument("--label-column", default="label", metavar="NAME", help="of --data; default: %(default)s")
+    demo.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="an API key, where the edge asks for one; with the scope override it shows other thresholds too; "
+        "default: GATEKEEPER_API_KEY",
+    )
     demo.set_defaults(run=run_demo)
 
     add_key_commands(commands)
@@ -108,7 +123,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     if settings.admin_port is not None:
         sockets.append(bind(settings.host, settings.admin_port))
         admin_port = sockets[1].getsockname()[1]
-    _check_keys(settings, "GATEKEEPER_API_KEYS")
+    _check_access(settings, "GATEKEEPER_API_KEYS")
     load_bundle(settings.bundle)  # again at the end of the start; a damaged one is told before torch is loaded
     _prepare_libraries()
     from service.app import create_app
@@ -126,7 +141,7 @@ def run_serve_large(arguments: argparse.Namespace) -> int:
 
     configure_logs(settings, "large")
     sockets = [bind(settings.host, settings.port)]
-    _check_keys(settings, "GATEKEEPER_LARGE_API_KEYS")
+    _check_access(settings, "GATEKEEPER_LARGE_API_KEYS")
     load_bundle(settings.bundle)
     _prepare_libraries()
     from service.app import create_large_app
@@ -149,7 +164,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """`gatekeeper demo`."""
     from service.demo import show
 
-    return show(arguments.url)
+    return show(
+        arguments.url,
+        arguments.data,
+        api_key_file=arguments.api_key_file,
+        text_column=arguments.text_column,
+        label_column=arguments.label_column,
+    )
 
 
 def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[str, ...]) -> Settings:
@@ -166,8 +187,12 @@ def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[
         raise StartupError(f"{variable_of(name)}: {first['msg']}") from None
 
 
-def _check_keys(settings: EdgeSettings | LargeSettings, variable: str) -> None:
+def _check_access(settings: EdgeSettings | LargeSettings, variable: str) -> None:
     """They are read again at the end of the start; bad ones are told before torch is loaded. Raises StartupError."""
+    if settings.redis_url is not None:
+        from service.redis_url import open_pool
+
+        open_pool(str(settings.redis_url), {})
     ApiKeys(settings.api_keys, settings.api_keys_file, source=variable, on_names=lambda _: None)
 
 

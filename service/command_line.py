@@ -1,4 +1,4 @@
-"""argparse, with answers for people: a wrong option is told by the command it was given to, with the nearest right one."""
+"""argparse with answers for people: a wrong option is told by its own command, with the nearest right one."""
 
 import argparse
 import sys

@@ -167,8 +167,12 @@ def _pass_on(child: subprocess.Popen[bytes], number: int, _: object) -> None:
 def _example(bundle: Path, *, guarded: bool) -> str:
     """What the first request to this edge may look like, as curl's options."""
     key = '-H "authorization: Bearer $KEY" ' if guarded else ""  # one of theirs: we know its hash alone
-    if json.loads((bundle / "gatekeeper.json").read_bytes())["task"] == "image-classification":
+    manifest = json.loads((bundle / "gatekeeper.json").read_bytes())
+    if manifest["task"] == "image-classification":
         return f"{key}-F images=@shirt.png     # your own: PNG, JPEG, WebP, GIF or BMP; more of them with more -F"
+    if not {"restaurant_reservation", "weather", "balance"} <= set(manifest["labels"]):  # not CLINC150's
+        return f"""{key}-H 'content-type: application/json' \\
+               -d '{{"inputs": ["a text of yours", "and another one"]}}'"""
     return f"""{key}-H 'content-type: application/json' \\
                -d '{{"inputs": ["book me a table for two tonight", "is it ok to feel blue on a monday"]}}'"""
 

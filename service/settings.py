@@ -52,7 +52,9 @@ class _CommonSettings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  ours stands in its place
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  none is read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  none is read
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before variables, and nothing else."""
         return init_settings, Variables(settings_cls)

@@ -1,7 +1,7 @@
 """The variables of the environment, as people and Kubernetes write them: what counts as unset, and what is misspelt.
 
-An empty variable is unset. White space and quotes around a value are no part of it, but of a secret's, where what is not
-meant to be there is refused instead (settings.py). What Kubernetes sets for a Service named `gatekeeper` is no setting.
+An empty variable is unset. White space and quotes around a value are no part of it. From a secret nothing is taken:
+what cannot be meant is refused (settings.py). What Kubernetes sets for a Service named `gatekeeper` is no setting.
 """
 
 import os
