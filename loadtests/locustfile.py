@@ -65,8 +65,7 @@ class Client(FastHttpUser):
     takes: ClassVar[str]
 
     def __init__(self, environment: Environment) -> None:
-        if environment.host:  # http://edge/ would ask for //v1/classify
-            environment.host = environment.host.rstrip("/")
+        self.host = (environment.host or self.host).rstrip("/")  # http://edge/ would ask for //v1/classify
         super().__init__(environment)
 
     def on_start(self) -> None:

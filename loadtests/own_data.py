@@ -1,6 +1,6 @@
 """Labelled examples of somebody's own: texts from a .csv, .jsonl or .parquet file, or a folder of images by class.
 
-Where a file has a column `split`, or a folder has one named `test`, only the test split is sent: a model does not know it.
+Where a file has a column `split`, or a folder has one named `test`, only the test split is sent.
 """
 
 import csv

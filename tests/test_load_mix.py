@@ -90,7 +90,7 @@ def test_data_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     options = Namespace(sentences="clinc150", images="auto", mix="", key=None, request_timeout_ms=0)
     with pytest.raises(choice.WrongUse, match=r"needs GATEKEEPER_DATA_DIR, .* clinc150/data_full\.json"):
         choice.choose(choice.TEXTS, options)
-    assert choice.choose(choice.IMAGES, options).stock.name == "drawings of this project"
+    assert choice.choose(choice.IMAGES, options)[0].stock.name == "drawings of this project"
     (tmp_path / "fashion-mnist").mkdir()
     monkeypatch.setenv(datasets.VARIABLE, str(tmp_path))
     with pytest.raises(choice.WrongUse, match="fashion-mnist cannot be read"):
