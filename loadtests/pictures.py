@@ -82,7 +82,7 @@ def sweep_picture(points: Sequence[tuple[float, float, float | None, float | Non
                 if joint is not None:
                     panels[1].annotate(f"{threshold:g}", (ratio, joint), (0, 5), textcoords="offset points", fontsize=7)
             panels[1].set_xlabel("deferral ratio; beside each point its threshold")
-            panels[1].legend(loc="lower right")
+            _legend_below(panels[1])
         _save(figure, path)
 
 

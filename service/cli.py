@@ -118,12 +118,12 @@ def run_serve(arguments: argparse.Namespace) -> int:
     from service.server import bind, run
 
     configure_logs(settings, "edge")
+    _check_access(settings, "GATEKEEPER_API_KEYS")
     sockets = [bind(settings.host, settings.port)]
     admin_port = None
     if settings.admin_port is not None:
         sockets.append(bind(settings.host, settings.admin_port))
         admin_port = sockets[1].getsockname()[1]
-    _check_access(settings, "GATEKEEPER_API_KEYS")
     load_bundle(settings.bundle)  # again at the end of the start; a damaged one is told before torch is loaded
     _prepare_libraries()
     from service.app import create_app
@@ -140,8 +140,8 @@ def run_serve_large(arguments: argparse.Namespace) -> int:
     from service.server import bind, run
 
     configure_logs(settings, "large")
-    sockets = [bind(settings.host, settings.port)]
     _check_access(settings, "GATEKEEPER_LARGE_API_KEYS")
+    sockets = [bind(settings.host, settings.port)]
     load_bundle(settings.bundle)
     _prepare_libraries()
     from service.app import create_large_app

@@ -1,4 +1,4 @@
-"""Files in a form as clients send them: with and without a filename, with `filename*`, and text where a file belongs."""
+"""Files in a form as clients send them: with a filename, with `filename*`, without; and text where a file belongs."""
 
 import io
 
