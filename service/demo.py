@@ -136,8 +136,8 @@ async def _show(url: str, key: str | None, own: tuple[str, list[Example]] | None
                 print(f"no other threshold: {printable(str(refused))}")
                 break
             deferred = sum(output.decision != "accepted" for output in outputs)
-            right = sum(example.label == output.label for example, output in zip(examples, outputs, strict=True))
-            hits = f"{right / len(outputs):.2f}   " if judged else ""
+            hit = sum(example.label == output.label for example, output in zip(examples, outputs, strict=True))
+            hits = f"{hit / len(outputs):.2f}   " if judged else ""
             print(f"{threshold:<9g}  {deferred / len(outputs):.2f}            {hits}{'#' * deferred}")
     return 0
 
