@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# A bar for each download where somebody looks at it.
+PIP    := $(BIN)/python -m pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check -c constraints.txt
 LARGE  := models/bundles/clinc150-large
 SMALL  := models/bundles/clinc150-small
 LARGE_IMAGES := models/bundles/fashion-mnist-large
@@ -20,13 +22,16 @@ setup: $(READY) ## a virtual environment with everything, pinned
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "make: Python 3.11 or newer is needed, and \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1): try make PYTHON=python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { echo "making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $(VENV) was made with an older Python: make clean, then try again" >&2; exit 1; }
-	@echo "installing into $(VENV), once: a few minutes"
+	@echo "1/3 $(VENV) is there; this is done once and takes a few minutes"
+	@echo "2/3 installing torch, the largest package: 200 MB or, with CUDA libraries, several GB ..."
 	@# torch alone and first: asked for by another package it could come as a build of several GB
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[large,tune,loadtest,dev]'
+	@$(PIP) torch==2.13.0
+	@echo "3/3 installing the others, about 150 packages ..."
+	@$(PIP) -e '.[large,tune,loadtest,dev]'
+	@echo "done: $(BIN)/gatekeeper"
 	@touch $@
 
 serve: $(READY) ## the edge on 127.0.0.1:8000 and the large model on 127.0.0.1:8001
@@ -107,9 +112,16 @@ docs: $(READY) ## write docs/api.md and the dashboards anew
 	@$(BIN)/python -m docs.write_api
 	@$(BIN)/python -m deploy.grafana.write
 
-compose-up: .env ## everything in containers: edges, large model, Redis, Prometheus, Grafana (needs Docker)
+compose-up: .compose-there .env ## everything in containers: edges, large model, Redis, Prometheus, Grafana (needs Docker)
 	@docker compose up --build --detach --wait
 	@echo "consoles http://127.0.0.1:8000/console and http://127.0.0.1:8010/console; dashboard http://127.0.0.1:3000/d/gatekeeper-cascade"
+
+.PHONY: .compose-there
+.compose-there:
+	@command -v docker > /dev/null || { \
+	  echo "make: there is no docker: install Docker Engine with its compose plugin (https://docs.docker.com/engine/install), or try make compose-check" >&2; exit 1; }
+	@docker compose version > /dev/null 2>&1 || { \
+	  echo "make: docker is there without its compose plugin: install docker-compose-plugin (Docker's packages) or docker-compose-v2 (Ubuntu's), or try make compose-check" >&2; exit 1; }
 
 .env:
 	@umask 077; echo "GATEKEEPER_ADMIN_TOKEN=$$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')" > $@

@@ -1,7 +1,10 @@
 """What a run sends, from its options and from what the edge serves; and what is wrong with them, in one line."""
 
+import os
 from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,9 +12,10 @@ import httpx
 from loadtests import mix, stock
 from loadtests.datasets import DataMissing
 from loadtests.options import between
+from loadtests.own_data import BadData
 
 TEXTS, IMAGES = "text-classification", "image-classification"
-KEY_VARIABLE = "GATEKEEPER_LOAD_KEY"
+KEY_VARIABLE, DATA_VARIABLE = "GATEKEEPER_LOAD_KEY", "GATEKEEPER_LOAD_DATA"
 WRONG_USE = 64  # exit code, sysexits.h's EX_USAGE: Locust itself has 1 and 2
 TIMEOUT_S = 5.0
 
@@ -29,8 +33,17 @@ class Choice:
     headers: dict[str, str]
 
 
-def add_arguments(parser: Any) -> None:
-    """The options of every run, to Locust's parser or to our own."""
+def add_arguments(parser: Any, **hidden: bool) -> None:
+    """The options of every run, to Locust's parser or to our own; `hidden`: how Locust keeps one from its page."""
+    parser.add_argument(
+        "--data",
+        type=path_type,
+        default=os.environ.get(DATA_VARIABLE) or None,
+        help=f"a .csv, .jsonl or .parquet file of texts and labels, or a folder of images by class; or {DATA_VARIABLE}",
+        **hidden,
+    )
+    parser.add_argument("--text-column", default="text", help="of --data; default: text", **hidden)
+    parser.add_argument("--label-column", default="label", help="of --data; default: label", **hidden)
     parser.add_argument(
         "--mix",
         type=mix_type,
@@ -58,6 +71,11 @@ def add_arguments(parser: Any) -> None:
     )
 
 
+def path_type(text: str) -> str:
+    """The type of --data: absolute, as Locust runs in another folder."""
+    return str(Path(text).expanduser().resolve())
+
+
 def mix_type(text: str) -> str:
     """The type of --mix: the text itself, if it is one."""
     try:
@@ -68,17 +86,23 @@ def mix_type(text: str) -> str:
     return text
 
 
-def choose(task: str, options: Namespace) -> Choice:
-    """What users of that task send. Raises WrongUse."""
+def choose(task: str, options: Namespace, labels: Sequence[str] = ()) -> tuple[Choice, str | None]:
+    """What users of that task send to an edge with those labels, and a warning. Raises WrongUse."""
     try:
-        goods = stock.images(options.images) if task == IMAGES else stock.sentences(options.sentences)
+        if options.data:
+            goods = stock.own(options.data, options.text_column, options.label_column)
+            if isinstance(goods.items["easy"][0], bytes) != (task == IMAGES):
+                raise WrongUse(f"the edge takes {'images' if task == IMAGES else 'texts'}, and --data holds none")
+        else:
+            goods = stock.images(options.images) if task == IMAGES else stock.sentences(options.sentences)
+        goods, warning = stock.known_to(goods, labels)
         weights = mix.fitting(options.mix, goods.weights, goods.name)
-    except (DataMissing, mix.BadMix) as error:
+    except (DataMissing, BadData, mix.BadMix) as error:
         raise WrongUse(str(error)) from None
     headers = key_headers(options.key)
     if options.request_timeout_ms:
         headers["x-request-timeout-ms"] = str(options.request_timeout_ms)
-    return Choice(goods, weights, headers)
+    return Choice(goods, weights, headers), warning
 
 
 def key_headers(key: str | None) -> dict[str, str]:
@@ -86,8 +110,8 @@ def key_headers(key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def served_task(host: str, key: str | None) -> str | None:
-    """The task of the model at that address; None where it does not say. Raises WrongUse."""
+def served(host: str, key: str | None) -> tuple[str | None, list[str]]:
+    """The task and the labels of the model at that address; None and none where it does not say. Raises WrongUse."""
     try:
         response = httpx.get(f"{host}/v1/models", headers=key_headers(key), timeout=TIMEOUT_S, trust_env=False)
     except (httpx.TransportError, httpx.InvalidURL, UnicodeEncodeError) as error:
@@ -96,7 +120,8 @@ def served_task(host: str, key: str | None) -> str | None:
         what = "does not take this API key" if key else "asks for API keys"
         raise WrongUse(f"{host} {what}: set {KEY_VARIABLE} to one (`gatekeeper keys new NAME`)")
     try:
-        task = response.json()["data"][0]["task"]
-    except (ValueError, LookupError, TypeError):
-        return None
-    return task if task in (TEXTS, IMAGES) else None
+        model = response.json()["data"][0]
+        task, labels = model["task"], [str(label) for label in model.get("labels") or ()]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None, []
+    return (task, labels) if task in (TEXTS, IMAGES) else (None, [])

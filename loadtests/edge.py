@@ -12,15 +12,17 @@ NOBODY = "http://127.0.0.1:9"
 TOKEN = "a-token-for-benchmarks"  # noqa: S105  of a server that lives for the benchmark
 
 
-def running_edge(directory: Path, cores: Cores, remote_url: str = NOBODY) -> AbstractContextManager[Server]:
-    """It, ready, on the servers' core."""
+def running_edge(
+    directory: Path, cores: Cores, remote_url: str = NOBODY, bundle: Path | None = None
+) -> AbstractContextManager[Server]:
+    """It, ready, on the servers' core; without a bundle the packaged one."""
     environment = {
         "GATEKEEPER_ADMIN_TOKEN": TOKEN,
         "GATEKEEPER_LOG_FORMAT": "json",
         "GATEKEEPER_POLICY_PATH": str(directory / "policy.db"),
         "GATEKEEPER_REMOTE_URL": remote_url,
         "GATEKEEPER_DRAIN_S": "0",
-    }
+    } | ({} if bundle is None else {"GATEKEEPER_BUNDLE": str(bundle)})
     return running(
         "gatekeeper",
         ["service.cli", "serve"],

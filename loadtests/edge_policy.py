@@ -29,7 +29,7 @@ def find_token() -> str | None:
     token = os.environ.get(TOKEN_VARIABLE)
     if token:
         return token
-    path = Path(os.environ.get(POLICY_VARIABLE, ".gatekeeper/policy.db")).parent / TOKEN_FILE
+    path = Path(os.environ.get(POLICY_VARIABLE) or ".gatekeeper/policy.db").parent / TOKEN_FILE
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except OSError:

@@ -10,7 +10,7 @@ so that users = requests in flight. Locust's failures are refusals, errors and a
 malformed request must be refused. Deferral ratio, degraded share and joint accuracy come from the answers: in the web
 UI, at the end of a headless run, under /gatekeeper as JSON, and with --csv PREFIX in PREFIX_gatekeeper.csv. With
 workers (--processes N) they are sums over all of them. An edge that asks for API keys gets the one in
-GATEKEEPER_LOAD_KEY.
+GATEKEEPER_LOAD_KEY. What is sent fits the packaged bundles; for one of your own give examples with --data FILE.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-call"
@@ -40,7 +40,7 @@ from loadtests.choice import (
     WrongUse,
     add_arguments,
     choose,
-    served_task,
+    served,
 )
 from loadtests.page import add_pages, shown
 from loadtests.record import Record, check_before_a_run, record_of
@@ -63,6 +63,10 @@ class Client(FastHttpUser):
     network_timeout = 30.0
     connection_timeout = 5.0
     takes: ClassVar[str]
+
+    def __init__(self, environment: Environment) -> None:
+        self.host = (environment.host or self.host).rstrip("/")  # http://edge/ would ask for //v1/classify
+        super().__init__(environment)
 
     def on_start(self) -> None:
         """Find out what to send."""
@@ -87,7 +91,8 @@ class Client(FastHttpUser):
     @task
     def send_list(self) -> None:
         """A few at once, some of them odd."""
-        kinds = ["odd" if random.random() < ODD_IN_A_LIST else "easy" for _ in range(random.randint(*LIST_ITEMS))]
+        odd = ODD_IN_A_LIST if "odd" in self.choice.stock.items else 0.0
+        kinds = ["odd" if random.random() < odd else "easy" for _ in range(random.randint(*LIST_ITEMS))]
         self._send_items("list", [self.choice.stock.pick(kind) for kind in kinds])
 
     @task
@@ -142,7 +147,8 @@ class Client(FastHttpUser):
         cls, record = type(self), record_of(self.environment)
         if cls not in record.choices:
             try:
-                choice = choose(cls.takes, self.environment.parsed_options)
+                options = self.environment.parsed_options
+                choice, _ = choose(cls.takes, options, served(self.host.rstrip("/"), options.key)[1])
             except WrongUse as wrong:  # on a worker: elsewhere it was checked before
                 print(f"loadtest: {wrong}", file=sys.stderr, flush=True)
                 self.environment.process_exit_code = 1
@@ -175,7 +181,7 @@ class ImageClient(Client):
 @events.init_command_line_parser.add_listener
 def add_options(parser: Any) -> None:
     """What a run can be told, in a terminal or in the form of the web page."""
-    add_arguments(parser)
+    add_arguments(parser, include_in_web_ui=False)  # a page is not to name files of this machine
     parser.add_argument(
         "--key",
         env_var=KEY_VARIABLE,
@@ -201,20 +207,23 @@ def connect(environment: Environment, **_: Any) -> None:
     # `quit` and not `quitting`: only then have all workers sent their last report, and Locust its summary.
     hooks.quit.add_listener(lambda **_: _conclude(environment, record))
     given_host = environment.host or Client.host
-    check_before_a_run(environment, lambda options: _prepare(environment, options, given_host))
+    given_data = environment.parsed_options.data if environment.parsed_options is not None else None
+    check_before_a_run(environment, lambda options: _prepare(environment, options, given_host, given_data))
     if environment.web_ui is not None:
         add_pages(environment.web_ui, record)
 
 
-def _prepare(environment: Environment, options: Namespace, given_host: str) -> None:
+def _prepare(environment: Environment, options: Namespace, given_host: str, given_data: str | None) -> None:
     """Choose the users that fit the edge. Raises WrongUse."""
     host = (options.host or given_host).rstrip("/")
     if options.key and host != given_host.rstrip("/"):
         raise WrongUse(
             f"the API key of this run goes to {given_host} alone: name another edge with --host, at the start"
         )
+    if options.data != given_data:
+        raise WrongUse("the file of --data is named at the start, not in the page")
     users = {user.takes: user for user in (TextClient, ImageClient)}
-    task_served = served_task(host, options.key)
+    task_served, labels = served(host, options.key)
     named = list(options.user_classes or ())
     picks = environment.parsed_options.class_picker and environment.web_ui is not None
     if named or picks:
@@ -225,8 +234,10 @@ def _prepare(environment: Environment, options: Namespace, given_host: str) -> N
     else:
         wanted = task_served or TEXTS
         environment.user_classes = [users[wanted]]
-    goods = choose(wanted, options).stock
-    print(f"{host} is sent {goods.name}", flush=True)
+    choice, warning = choose(wanted, options, labels)
+    if warning:
+        print(f"loadtest: {warning}", file=sys.stderr, flush=True)
+    print(f"{host} is sent {choice.stock.name}", flush=True)
 
 
 def _fail_without_answers(environment: Environment, **_: Any) -> None:

@@ -62,6 +62,30 @@ def batching_picture(report: Mapping[str, Any], path: Path) -> None:
         _save(figure, path)
 
 
+def sweep_picture(points: Sequence[tuple[float, float, float | None, float | None]], path: Path) -> None:
+    """Points: (threshold, deferral ratio, joint accuracy, the small model's accuracy); in rising order of threshold."""
+    thresholds = [point[0] for point in points]
+    labelled = any(point[2] is not None for point in points)
+    with style.context(STYLE):
+        figure = Figure(figsize=(9.2 if labelled else 4.6, 3.4), layout="constrained")
+        panels = figure.subplots(1, 2 if labelled else 1, squeeze=False)[0]
+        panels[0].set_title("deferral ratio over the threshold")
+        _line(panels[0], thresholds, [point[1] for point in points], BLUE, "deferral ratio")
+        panels[0].set_ylim(0, 1)
+        panels[0].set_xlabel("threshold")
+        if labelled:
+            ratios = [point[1] for point in points]
+            panels[1].set_title("accuracy over the deferral ratio")
+            _line(panels[1], ratios, [point[2] for point in points], ORANGE, "cascade")
+            _line(panels[1], ratios, [point[3] for point in points], GREY, "small model alone, same items")
+            for threshold, ratio, joint, _ in points:
+                if joint is not None:
+                    panels[1].annotate(f"{threshold:g}", (ratio, joint), (0, 5), textcoords="offset points", fontsize=7)
+            panels[1].set_xlabel("deferral ratio; beside each point its threshold")
+            _legend_below(panels[1])
+        _save(figure, path)
+
+
 def _goodput(axes: Axes, found: Mapping[str, Any]) -> None:
     summary = found["summary"]
     factors = [one["factor"] for one in summary]

@@ -35,7 +35,17 @@ OF_A_SHAPE = {
     "outage_command": "large-model-outage",
     "recovery_command": "large-model-outage",
 }
-PASSED_ON = ("mix", "sentences", "images", "request_timeout_ms", "shape", *OF_A_SHAPE)
+PASSED_ON = (
+    "data",
+    "text_column",
+    "label_column",
+    "mix",
+    "sentences",
+    "images",
+    "request_timeout_ms",
+    "shape",
+    *OF_A_SHAPE,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,9 +64,20 @@ def main(argv: list[str] | None = None) -> int:
     code = _run_locust(arguments)
     if code == choice.WRONG_USE:  # Locust has said why
         return 2
+    if arguments.shape == "threshold-sweep":
+        _draw_curve(arguments.output)
     if code != 0:
         print("loadtest: failed, see above", file=sys.stderr)
     return min(abs(code), 1)
+
+
+def _draw_curve(output: Path) -> None:
+    try:
+        from loadtests import curve  # noqa: PLC0415  a second of imports, and matplotlib, that only a sweep needs
+    except ModuleNotFoundError as error:
+        print(f"loadtest: no picture of the curve without {error.name}", file=sys.stderr)
+        return
+    print(curve.draw(output / "loadtest_phases.csv", output / "deferral-curve.png"), flush=True)
 
 
 def _why_not(url: str) -> str | None:

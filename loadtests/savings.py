@@ -1,6 +1,7 @@
 """What the cascade saves, end to end: large-model calls and latency at no, half a point and one point of accuracy lost.
 
     make savings            python -m loadtests.savings --sentences clinc150
+    python -m loadtests.savings --bundle runs/small --large-bundle runs/large --data test.csv
 
 Starts the edge and the large model and sends every sentence over one connection: once to the large model alone, and
 once with each threshold that `gatekeeper calibrate --target-accuracy-loss` chooses from the calibration data, plain and
@@ -11,6 +12,7 @@ Exit code 1: something was not answered as it should be.
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,14 +26,16 @@ from typing import Any
 import httpx
 import numpy as np
 
-from loadtests import sentences
+from loadtests import own_data, sentences
 from loadtests.answers import ContractBroken, Output, read_answer
+from loadtests.choice import DATA_VARIABLE, path_type
 from loadtests.datasets import DataMissing, clinc150
 from loadtests.edge import running_edge
 from loadtests.options import RESULTS, between
+from loadtests.own_data import BadData
 from loadtests.servers import ROOT, BenchFailed, Cores, choose_cores, free_port, running
 
-BUNDLE = "models/bundles/clinc150-small"
+BUNDLE, LARGE_BUNDLE = ROOT / "models/bundles/clinc150-small", ROOT / "models/bundles/clinc150-large"
 LOSSES, CERTAINTY = (0.0, 0.005, 0.01), 0.95
 NO_THRESHOLD = 3  # gatekeeper calibrate's exit code where none can be certified
 WARM_UP = 20
@@ -74,13 +78,14 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     arguments = _parser().parse_args(argv)
     try:
-        known, odd = _sentences(arguments.sentences)
-        variants = [Variant("large model alone"), *thresholds()]
+        known, odd = _sentences(arguments)
+        variants = [Variant("large model alone"), *thresholds(arguments.bundle)]
         sent = list(known)[:: arguments.every]
         odd = odd[:: arguments.every]
         with tempfile.TemporaryDirectory() as scratch:
-            ask_all(Path(scratch), choose_cores(), [one for one in variants if not one.missing], known, sent, odd)
-    except (BenchFailed, DataMissing, ContractBroken, httpx.HTTPError) as error:
+            asked = [one for one in variants if not one.missing]
+            ask_all(Path(scratch), choose_cores(), asked, known, sent, odd, arguments.bundle, arguments.large_bundle)
+    except (BadData, BenchFailed, DataMissing, ContractBroken, httpx.HTTPError) as error:
         print(f"savings: {error}", file=sys.stderr)
         return 1
     rows = summarise(variants)
@@ -97,20 +102,55 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _sentences(which: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    if which == "clinc150":
-        return clinc150()
-    return sentences.EASY_LABELS | sentences.HARD_LABELS, sentences.ODD
+def _sentences(arguments: argparse.Namespace) -> tuple[dict[str, str], tuple[str, ...]]:
+    """(the right label of each, odd ones without). Raises BadData for what is not for this bundle."""
+    if arguments.data:
+        found = own_data.read(Path(arguments.data), arguments.text_column, arguments.label_column)
+        known = {item: right for item, right in found if isinstance(item, str)}
+        if not known:
+            raise BadData(f"{arguments.data} holds images, and the savings are measured with sentences")
+        odd: tuple[str, ...] = ()
+    elif arguments.sentences == "clinc150":
+        known, odd = clinc150()
+    else:
+        known, odd = sentences.EASY_LABELS | sentences.HARD_LABELS, sentences.ODD
+    for bundle in (arguments.bundle, arguments.large_bundle):
+        _check_labels(bundle, set(known.values()))
+    return known, odd
 
 
-def thresholds() -> list[Variant]:
+def _check_labels(bundle: Path, wanted: set[str]) -> None:
+    try:
+        manifest = json.loads((bundle / "gatekeeper.json").read_bytes())
+        labels = {str(label) for label in manifest["labels"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise BadData(f"{bundle} is no bundle: it has no gatekeeper.json that can be read") from None
+    foreign = wanted - labels
+    if 2 * len(foreign) > len(wanted):
+        raise BadData(
+            f"{len(foreign)} of the {len(wanted)} labels of these sentences are unknown to {bundle}, such as "
+            f"{min(foreign)[:60]!r}: give sentences of its own with --data"
+        )
+    if foreign:
+        print(f"savings: {bundle} does not know {len(foreign)} labels, such as {min(foreign)[:60]!r}", file=sys.stderr)
+
+
+def thresholds(bundle: Path) -> list[Variant]:
     """What `gatekeeper calibrate` answers for each loss, plain and certified."""
     found = []
     for loss in LOSSES:
         for certified in ((), ("--certainty", f"{CERTAINTY:g}")):
             points = f"{100 * loss:g} point{'' if loss == 0.01 else 's'}"
             name = f"{'certified' if certified else 'plain'}, at most {points} lost"
-            command = [sys.executable, "-m", "service.cli", "calibrate", BUNDLE, "--target-accuracy-loss", f"{loss:g}"]
+            command = [
+                sys.executable,
+                "-m",
+                "service.cli",
+                "calibrate",
+                str(bundle),
+                "--target-accuracy-loss",
+                f"{loss:g}",
+            ]
             done = subprocess.run([*command, *certified], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)  # noqa: S603  our own command
             threshold = re.search(r"^threshold +(\S+)$", done.stdout, re.MULTILINE)
             if threshold is not None and done.returncode == 0:
@@ -129,15 +169,18 @@ def ask_all(
     known: dict[str, str],
     sent: Sequence[str],
     odd: Sequence[str],
+    bundle: Path,
+    large_bundle: Path,
 ) -> None:
     """Fill in the variants' lists."""
     large = running(
-        "large", ["service.cli", "serve-large"], port=free_port(), ready="/readyz", environment={}, directory=directory,
+        "large", ["service.cli", "serve-large"], port=free_port(), ready="/readyz",
+        environment={"GATEKEEPER_LARGE_BUNDLE": str(large_bundle)}, directory=directory,
         core=cores.servers,
     )  # fmt: skip
     with (
         large as remote,
-        running_edge(directory, cores, remote.url) as edge,
+        running_edge(directory, cores, remote.url, bundle) as edge,
         httpx.Client(base_url=edge.url, trust_env=False, timeout=30.0) as client,
     ):
         for text in sent[:WARM_UP]:
@@ -219,6 +262,10 @@ def table(variants: Sequence[Variant], rows: Sequence[Row], sent: int, odd: int)
     return "\n".join([*lines, *(f"\n{one.name}: {one.missing}" for one in variants if one.missing)])
 
 
+def _absolute(text: str) -> Path:
+    return Path(path_type(text))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="savings", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
@@ -227,6 +274,16 @@ def _parser() -> argparse.ArgumentParser:
         default="ours",
         help="ours: those of this directory (default); clinc150: the test split, from GATEKEEPER_DATA_DIR",
     )
+    parser.add_argument(
+        "--data",
+        type=path_type,
+        default=os.environ.get(DATA_VARIABLE) or None,
+        help=f"sentences of your own instead: a .csv, .jsonl or .parquet file; or {DATA_VARIABLE}",
+    )
+    parser.add_argument("--text-column", default="text", help="of --data; default: %(default)s")
+    parser.add_argument("--label-column", default="label", help="of --data; default: %(default)s")
+    parser.add_argument("--bundle", type=_absolute, default=BUNDLE, help="the small model's; default: the packaged one")
+    parser.add_argument("--large-bundle", type=_absolute, default=LARGE_BUNDLE, help="the large model's")
     parser.add_argument("--every", type=between(1, 1000, int), default=1, metavar="N", help="only each Nth sentence")
     return parser
 

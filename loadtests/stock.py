@@ -8,10 +8,11 @@ import base64
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from loadtests import datasets, silhouettes
+from loadtests import datasets, own_data, silhouettes
 from loadtests.sentences import EASY_LABELS, HARD_LABELS, MALFORMED, ODD
 
 JSON = "application/json"
@@ -71,6 +72,37 @@ def images(name: str) -> Stock:
         title, easy, right = "drawings of this project", [png for png, _ in drawn], tuple(label for _, label in drawn)
     items: dict[str, Sequence[str | bytes]] = {"easy": easy, "odd": odd}
     return Stock(title, items, {"easy": right, "odd": None}, _malformed_images(odd[0]), _weights(items, file=2))
+
+
+def own(path: str, text: str, label: str) -> Stock:
+    """The stock of somebody's own examples. Raises BadData."""
+    examples = own_data.read(Path(path), text, label)
+    items: dict[str, Sequence[str | bytes]] = {"easy": tuple(item for item, _ in examples)}
+    labels: dict[str, Sequence[str] | None] = {"easy": tuple(right for _, right in examples)}
+    first = examples[0][0]
+    if isinstance(first, bytes):
+        return Stock(f"the images in {path}", items, labels, _malformed_images(first), _weights(items, file=2))
+    return Stock(f"the texts in {path}", items, labels, _MALFORMED_TEXTS, _weights(items))
+
+
+def known_to(goods: Stock, known: Sequence[str]) -> tuple[Stock, str | None]:
+    """The stock for an edge with those labels, and a warning where they are others than those of its items.
+
+    Nothing is said of the accuracy where most labels are unknown: it would be next to 0, whatever the models are worth.
+    """
+    mine = {label for labels in goods.labels.values() for label in labels or ()}
+    foreign = mine - set(known)
+    if not known or not foreign:
+        return goods, None
+    warning = (
+        f"warning: {len(foreign)} of the {len(mine)} labels of {goods.name} are unknown to the edge, "
+        f"such as {min(foreign)[:60]!r}"
+    )
+    if 2 * len(foreign) > len(mine):
+        unlabelled: dict[str, Sequence[str] | None] = dict.fromkeys(goods.labels)
+        warning += ": joint accuracy is not measured, and the deferral ratio says nothing about your traffic"
+        return replace(goods, labels=unlabelled), f"{warning}; give examples of your own with --data"
+    return goods, f"{warning}: its answers to those are counted as wrong"
 
 
 def inputs(item: str | bytes) -> Any:

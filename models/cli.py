@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from models.commands import MINILM_NAME, run_calibrate, run_compare, run_evaluate, run_tune
 from models.recipes import FEWEST_STEPS, STRENGTHS, losses_in_words, schedule_in_words
@@ -15,7 +16,7 @@ class _Lines(argparse.RawDescriptionHelpFormatter):
     """The list of losses keeps its lines."""
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the offline commands to the `gatekeeper` parser; each sets `run`."""
     tune = commands.add_parser(
         "tune",
@@ -76,6 +77,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     evaluate.add_argument("--write-card", action="store_true", help="put the numbers into the bundle's model card")
     evaluate.add_argument("--endpoint", metavar="URL", help="hold a running edge against these numbers")
     evaluate.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="the API key for --endpoint, with the scope override; default: GATEKEEPER_API_KEY",
+    )
+    evaluate.add_argument(
         "--thresholds", metavar="T,T,T", help="for --endpoint; default: for 10, 20 and 40 %% deferred"
     )
     _add_data(evaluate, required=False)
@@ -121,7 +128,7 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     parser.add_argument(
         "--data-dir",
         type=Path,
-        default=os.environ.get("GATEKEEPER_DATA_DIR"),
+        default=os.environ.get("GATEKEEPER_DATA_DIR") or None,
         help="the folder that holds the named datasets; default: GATEKEEPER_DATA_DIR",
     )
     parser.add_argument("--seed", type=int, default=0, help="of training and of the bootstrap; default: 0")

@@ -464,11 +464,12 @@ def _print_numbers(name: str, numbers: dict[str, Any]) -> None:
 def _compare_endpoint(
     arguments: argparse.Namespace, bundle: "Bundle", data: "LabelledDataset", evaluation: "Evaluation"
 ) -> int:
+    from models.edge_client import api_key
     from models.endpoint import compare_endpoint
 
-    thresholds = _thresholds(arguments.thresholds, bundle)
+    thresholds, key = _thresholds(arguments.thresholds, bundle), api_key(arguments.api_key_file)
     with Waiting(f"asking {arguments.endpoint}", len(thresholds) * len(data.test)) as progress:
-        rows = compare_endpoint(arguments.endpoint, bundle, data, evaluation, thresholds, progress)
+        rows = compare_endpoint(arguments.endpoint, bundle, data, evaluation, thresholds, progress, key=key)
     print(f"{arguments.endpoint} against the offline evaluation, {len(data.test)} items a threshold")
     print("threshold   deferral ratio      joint accuracy      decided     within 1e-5   degraded   largest gap")
     print("            offline   online    offline   online    differently of threshold             in confidence")
@@ -531,7 +532,7 @@ def _large(arguments: argparse.Namespace) -> "LargeAnswers | None":
     """The large model's bundle or the table of its answers that --large names."""
     if arguments.large is None:
         return None
-    from models.data.tables import Columns
+    from models.data.records import Columns
     from models.large_answers import open_large
 
     return open_large(arguments.large, Columns(arguments.text_column, arguments.label_column))

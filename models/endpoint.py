@@ -2,8 +2,8 @@
 
     gatekeeper evaluate BUNDLE --large LARGE --data clinc150 --data-dir DIR --endpoint http://127.0.0.1:8000
 
-Sends the test split with a per-request threshold (no admin token needed, the policy stays as it is). Images travel as
-the files that they are, or as PNG, which loses nothing.
+Sends the test split with a per-request threshold (no admin token needed, the policy stays as it is; where the edge asks
+for API keys, one with the scope `override`). Images travel as the files that they are, or as PNG, which loses nothing.
 """
 
 import asyncio
@@ -73,11 +73,12 @@ def compare_endpoint(
     thresholds: Sequence[float],
     progress: Callable[[int], None],
     batch_size: int = 50,
+    key: str | None = None,
 ) -> list[Comparison]:
     """One Comparison a threshold. Raises InputError when the endpoint is not this cascade or does not answer."""
     if offline.predictions.large_correct is None:
         raise InputError("--endpoint needs --large: the other side of the comparison is the whole cascade")
-    return asyncio.run(_compare_all(url, bundle, data, offline.predictions, thresholds, progress, batch_size))
+    return asyncio.run(_compare_all(url, bundle, data, offline.predictions, thresholds, progress, batch_size, key))
 
 
 async def _compare_all(
@@ -88,9 +89,10 @@ async def _compare_all(
     thresholds: Sequence[float],
     progress: Callable[[int], None],
     batch_size: int,
+    key: str | None,
 ) -> list[Comparison]:
     comparisons = []
-    async with edge_client(url, "--endpoint") as client:
+    async with edge_client(url, "--endpoint", key) as client:
         await _check_model(client, bundle)
         for threshold in thresholds:
             outputs: list[_Output] = []
@@ -118,7 +120,7 @@ def _batches(data: LabelledDataset, batch_size: int) -> Iterator[list[str] | lis
     batch: list[dict[str, str]] = []
     size = 0
     for position in range(len(inputs)):
-        encoded = base64.b64encode(_file(inputs, position)).decode("ascii")
+        encoded = base64.b64encode(encoded_file(inputs, position)).decode("ascii")
         if batch and (len(batch) == batch_size or size + len(encoded) > BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -127,7 +129,8 @@ def _batches(data: LabelledDataset, batch_size: int) -> Iterator[list[str] | lis
     yield batch
 
 
-def _file(images: Sequence[Image], position: int) -> bytes:
+def encoded_file(images: Sequence[Image], position: int) -> bytes:
+    """The image as the file that it is, or as PNG."""
     if isinstance(images, ImageFiles):
         with images.files[position].open() as file:
             return file.read()

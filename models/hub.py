@@ -22,7 +22,7 @@ def transformers_library() -> ModuleType:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise BundleError("this model needs transformers: pip install 'gatekeeper-cascade[large]'") from error
+        raise BundleError("this model needs transformers: from the checkout, pip install -e '.[large]'") from error
 
     import models.architectures  # noqa: F401  registers them with the Auto classes
 

@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, file_sha256, load_bundle
 from models.data.datasets import LabelledDataset, Split
-from models.data.tables import TABLE_SUFFIXES, Columns, is_table, read_table
+from models.data.records import Columns
+from models.data.tables import TABLE_SUFFIXES, is_table, read_table
 from models.errors import InputError
 from models.files import MIB, open_regular
 from models.printing import shown
@@ -165,7 +166,7 @@ class LargeTable:
         contradicting: set[str | tuple[str, str]] = set()
         rows = 0
         # A column `split` means something only beside `row`: then the reader keeps the splits apart.
-        for split, part in read_table(self.path, Columns(key, value), default_split="test").items():
+        for split, part in read_table(self.path, Columns(key, value)).given.items():
             rows += len(part)
             for name, answer in zip(part.keys, part.labels, strict=True):
                 place: str | tuple[str, str] = (split, name.strip()) if key == "row" else name

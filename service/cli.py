@@ -13,9 +13,11 @@ from models.cli import add_commands
 from models.errors import InputError
 from models.printing import discard_output, finish_output, prepare_output, printable
 from service.api_keys import ApiKeys
+from service.command_line import Parser, versions
 from service.errors import StartupError
 from service.key_commands import add_key_commands
-from service.settings import EdgeSettings, LargeSettings
+from service.settings import EdgeSettings, LargeSettings, setting_names, variable_of
+from service.variables import remarks
 
 Settings = TypeVar("Settings", EdgeSettings, LargeSettings)
 
@@ -26,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = _parser().parse_args(argv)
+            for line in remarks(os.environ, setting_names()):
+                print(f"gatekeeper: {printable(line)}", file=sys.stderr)
             return int(arguments.run(arguments))
         finally:  # also after --help, which ends the process
             finish_output()
@@ -48,7 +52,7 @@ def _expected(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         extra = _extra_with((error.name or "").partition(".")[0])
-        return extra and f"this needs {error.name}: pip install 'gatekeeper-cascade[{extra}]'"
+        return extra and f"this needs {error.name}: from the checkout, pip install -e '.[{extra}]'"
     if isinstance(error, OSError):  # a folder that is closed to us, a full disk
         return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
     return "there is not enough memory for this" if isinstance(error, MemoryError) else None
@@ -62,7 +66,8 @@ def _extra_with(module: str) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("gatekeeper", description="Model cascades with a tuned, calibrated gate.")
+    parser = Parser("gatekeeper", description="Model cascades with a tuned, calibrated gate.")
+    parser.add_argument("--version", action="version", version=versions())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="the edge: small model, gate, remote large model")
@@ -81,6 +86,21 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="send a few dozen sentences to a running pair and show who answers")
     demo.add_argument("--url", default="http://127.0.0.1:8000", help="the edge; default %(default)s")
+    demo.add_argument(
+        "--data",
+        metavar="D",
+        help="examples of your own, where the edge serves a bundle of your own: a .csv, .jsonl or .parquet file with "
+        "texts and labels, or a folder of images by class",
+    )
+    demo.add_argument("--text-column", default="text", metavar="NAME", help="of --data; default: %(default)s")
+    demo.add_argument("--label-column", default="label", metavar="NAME", help="of --data; default: %(default)s")
+    demo.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="an API key, where the edge asks for one; with the scope override it shows other thresholds too; "
+        "default: GATEKEEPER_API_KEY",
+    )
     demo.set_defaults(run=run_demo)
 
     add_key_commands(commands)
@@ -102,12 +122,12 @@ def run_serve(arguments: argparse.Namespace) -> int:
     from service.server import bind, run
 
     configure_logs(settings, "edge")
+    _check_access(settings, "GATEKEEPER_API_KEYS")
     sockets = [bind(settings.host, settings.port)]
     admin_port = None
     if settings.admin_port is not None:
         sockets.append(bind(settings.host, settings.admin_port))
         admin_port = sockets[1].getsockname()[1]
-    _check_keys(settings, "GATEKEEPER_API_KEYS")
     load_bundle(settings.bundle)  # again at the end of the start; a damaged one is told before torch is loaded
     _prepare_libraries()
     from service.app import create_app
@@ -124,8 +144,8 @@ def run_serve_large(arguments: argparse.Namespace) -> int:
     from service.server import bind, run
 
     configure_logs(settings, "large")
+    _check_access(settings, "GATEKEEPER_LARGE_API_KEYS")
     sockets = [bind(settings.host, settings.port)]
-    _check_keys(settings, "GATEKEEPER_LARGE_API_KEYS")
     load_bundle(settings.bundle)
     _prepare_libraries()
     from service.app import create_large_app
@@ -148,12 +168,17 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """`gatekeeper demo`."""
     from service.demo import show
 
-    return show(arguments.url)
+    return show(
+        arguments.url,
+        arguments.data,
+        api_key_file=arguments.api_key_file,
+        text_column=arguments.text_column,
+        label_column=arguments.label_column,
+    )
 
 
 def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[str, ...]) -> Settings:
     """Flags over variables over defaults. Raises StartupError with the variable's name."""
-    _warn_of_unknown_variables()
     fields = {str(kind.model_fields[flag].validation_alias or flag): flag for flag in flags}
     given = {field: getattr(arguments, flag) for field, flag in fields.items() if getattr(arguments, flag) is not None}
     try:
@@ -163,25 +188,16 @@ def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[
         name = ".".join(str(part) for part in first["loc"])
         if name in given:
             raise StartupError(f"--{fields[name].replace('_', '-')}: {first['msg']}") from None
-        raise StartupError(f"{_variable(name)}: {first['msg']}") from None
+        raise StartupError(f"{variable_of(name)}: {first['msg']}") from None
 
 
-def _check_keys(settings: EdgeSettings | LargeSettings, variable: str) -> None:
+def _check_access(settings: EdgeSettings | LargeSettings, variable: str) -> None:
     """They are read again at the end of the start; bad ones are told before torch is loaded. Raises StartupError."""
+    if settings.redis_url is not None:
+        from service.redis_url import open_pool
+
+        open_pool(str(settings.redis_url), {})
     ApiKeys(settings.api_keys, settings.api_keys_file, source=variable, on_names=lambda _: None)
-
-
-def _variable(field: str) -> str:
-    return field if field.isupper() else f"GATEKEEPER_{field.upper()}"
-
-
-def _warn_of_unknown_variables() -> None:
-    """A misspelt one would otherwise be ignored without a word."""
-    fields = [*EdgeSettings.model_fields.items(), *LargeSettings.model_fields.items()]
-    known = {_variable(str(field.validation_alias or name)) for name, field in fields} | {"GATEKEEPER_DATA_DIR"}
-    for name in sorted(os.environ):
-        if name.startswith("GATEKEEPER_") and name not in known:
-            print(f"gatekeeper: {name} is no setting and is ignored; service/settings.py lists them", file=sys.stderr)
 
 
 def _prepare_libraries() -> None:

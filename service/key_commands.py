@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from service.api_keys import KeyEntry, lock, new_key, read_file
 from service.errors import StartupError
 
 
-def add_key_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_key_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     """Register them with the command's parser."""
     parser = commands.add_parser("keys", help="make, list and remove API keys")
     actions = parser.add_subparsers(required=True, metavar="ACTION")

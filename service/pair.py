@@ -22,7 +22,8 @@ from pydantic_core import PydanticCustomError
 from models.files import read_bounded
 from service.errors import StartupError
 from service.server import address, bind
-from service.settings import EdgeSettings, LargeSettings, check_admin_token
+from service.settings import EdgeSettings, LargeSettings, check_admin_token, setting_names
+from service.variables import without_remarks
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0  # beyond the time that a child itself gives to what it has accepted
@@ -51,7 +52,7 @@ def run_pair(edge: EdgeSettings, large: LargeSettings) -> int:
     edge_url = f"http://{address(edge.host, edge.port)}"
     large_url = f"http://{address(large.host, large.port)}"
     environment = {
-        **os.environ,
+        **without_remarks(os.environ, setting_names()),
         "GATEKEEPER_ADMIN_TOKEN": token,
         "GATEKEEPER_REMOTE_URL": large_url,
         "GATEKEEPER_PORT": str(edge.port),
@@ -166,8 +167,12 @@ def _pass_on(child: subprocess.Popen[bytes], number: int, _: object) -> None:
 def _example(bundle: Path, *, guarded: bool) -> str:
     """What the first request to this edge may look like, as curl's options."""
     key = '-H "authorization: Bearer $KEY" ' if guarded else ""  # one of theirs: we know its hash alone
-    if json.loads((bundle / "gatekeeper.json").read_bytes())["task"] == "image-classification":
+    manifest = json.loads((bundle / "gatekeeper.json").read_bytes())
+    if manifest["task"] == "image-classification":
         return f"{key}-F images=@shirt.png     # your own: PNG, JPEG, WebP, GIF or BMP; more of them with more -F"
+    if not {"restaurant_reservation", "weather", "balance"} <= set(manifest["labels"]):  # not CLINC150's
+        return f"""{key}-H 'content-type: application/json' \\
+               -d '{{"inputs": ["a text of yours", "and another one"]}}'"""
     return f"""{key}-H 'content-type: application/json' \\
                -d '{{"inputs": ["book me a table for two tonight", "is it ok to feel blue on a monday"]}}'"""
 

@@ -15,16 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from redis import exceptions as redis_errors
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from service.errors import PolicyStoreDown, StartupError, VersionMismatch
+from service.errors import PolicyStoreDown, VersionMismatch
 from service.policy import MAX_DOCUMENT_BYTES, Policy, PolicyStore, highest_believable, read_document
+from service.redis_url import label_of, open_pool, reason_of
 from service.settings import EdgeSettings
 
 logger = logging.getLogger(__name__)
@@ -66,20 +67,6 @@ _IMPOSSIBLE = (
 )
 _INSERT = "INSERT INTO policy_versions (name, gate_digest, version, document) VALUES (?, ?, ?, ?)"
 _TRIM = "DELETE FROM policy_versions WHERE name = ? AND gate_digest = ? AND version < ?"
-
-# In our words, the narrowest first: the server's own may repeat what it was sent, the password too.
-_REASONS: dict[type[Exception], str] = {
-    redis_errors.AuthenticationError: "it refuses our user name or password",
-    redis_errors.ReadOnlyError: "it is a read-only replica",
-    redis_errors.NoPermissionError: "our user may not use these commands, keys or channels",
-    redis_errors.OutOfMemoryError: "it is out of memory",
-    redis_errors.BusyLoadingError: "it is still loading its data",
-    redis_errors.TimeoutError: "it does not answer in time",
-    TimeoutError: "it does not answer in time",
-    redis_errors.ConnectionError: "it cannot be reached",
-    OSError: "it cannot be reached",
-    redis_errors.RedisError: "it refuses the command",
-}
 
 
 def open_policy_store(settings: EdgeSettings) -> PolicyStore:
@@ -388,8 +375,7 @@ class RedisPolicyStore:
     def __init__(self, url: str, timeout_s: float) -> None:
         """Connects on first use. Raises StartupError for options in the URL that the client does not know."""
         self._timeout_s = timeout_s
-        parts = urlsplit(url)
-        self._label = f"Redis at {parts.hostname or 'localhost'}:{parts.port or 6379}"  # the URL may hold a password
+        self._label = label_of(url)
         self._documents = _Documents(self._label)
         self._closed = False
         self._subscription: PubSub | None = None
@@ -402,13 +388,7 @@ class RedisPolicyStore:
             "protocol": 2,  # replies of one shape, whatever the server
             "decode_responses": False,
         }
-        try:
-            pool = ConnectionPool.from_url(url, **ours)
-            pool.connection_kwargs |= ours  # what the URL says must not win
-            pool.connection_class(**pool.connection_kwargs)  # the only check of unknown options
-        except (ValueError, TypeError, redis_errors.RedisError) as error:
-            raise StartupError(f"REDIS_URL ({self._label}) has options that the client does not know.") from error
-        self._redis = Redis.from_pool(pool)
+        self._redis = Redis.from_pool(open_pool(url, ours))
 
     async def latest(self, name: str, gate_digest: str) -> Policy | None:
         return _first(await self.history(name, gate_digest, 1))
@@ -509,8 +489,7 @@ class RedisPolicyStore:
             async with asyncio.timeout(self._timeout_s):
                 yield self._redis
         except (redis_errors.RedisError, OSError) as error:
-            reason = next(words for kind, words in _REASONS.items() if isinstance(error, kind))
-            detail = f"The policy store ({self._label}) failed: {reason}."
+            detail = f"The policy store ({self._label}) failed: {reason_of(error)}."
             raise PolicyStoreDown(detail, retry_after_s=RETRY_AFTER_S) from error
 
     async def _subscribe(self) -> None:

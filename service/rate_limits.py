@@ -13,19 +13,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
-from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.api_keys import Caller, RateLimit
-from service.errors import RateLimited, StartupError, TooLarge
+from service.errors import RateLimited, TooLarge
+from service.redis_url import open_pool, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class RateLimits:
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = None if redis_url is None else _RedisCounts(redis_url, group)
         self._shared_up = False
+        self._why = ""  # the last probe failed
         self._in_trouble: tuple[RateLimitItem, str] | None = None
         self._refusals: dict[str, _Refusal] = {}
         self._probing: asyncio.Task[None] | None = None
@@ -75,7 +76,9 @@ class RateLimits:
         self._on_shared(False)
         if self._shared is not None:
             if not await self._probe(self._shared):
-                logger.warning("Redis does not answer: rate limits are counted by each replica alone")
+                logger.warning(
+                    "Redis does not answer: rate limits are counted by each replica alone", extra={"why": self._why}
+                )
             self._probing = asyncio.create_task(self._keep_probing(self._shared), name="rate limits")
 
     async def aclose(self) -> None:
@@ -136,8 +139,7 @@ class RateLimits:
             self._shared_up = False
             self._in_trouble = (item, name)
             self._on_shared(False)
-            # Its class alone: a server's own words may repeat what it was sent.
-            why = type(error.__cause__ or error).__name__
+            why = reason_of(error.__cause__ or error)
             logger.warning("rate limits: Redis failed, each replica counts alone for now", extra={"why": why})
 
     async def _keep_probing(self, shared: "_RedisCounts") -> None:
@@ -151,7 +153,8 @@ class RateLimits:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await shared.probe(self._in_trouble)
-        except STORE_ERRORS:
+        except STORE_ERRORS as error:
+            self._why = reason_of(error.__cause__ or error)
             return False
         self._in_trouble = None
         self._shared_up = True
@@ -170,20 +173,13 @@ class _RedisCounts:
     """
 
     def __init__(self, url: str, group: str) -> None:
-        parts = urlsplit(url)
-        label = f"Redis at {parts.hostname or 'localhost'}:{parts.port or 6379}"
         ours = {
             "socket_timeout": PROBE_TIMEOUT_S,
             "socket_connect_timeout": PROBE_TIMEOUT_S,
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
         }
-        try:
-            self._pool = ConnectionPool.from_url(url, max_connections=MAX_CONNECTIONS, **ours)
-            self._pool.connection_kwargs |= ours  # what the URL says must not win
-            self._pool.connection_class(**self._pool.connection_kwargs)  # the only check of unknown options
-        except (ValueError, TypeError, RedisError) as error:
-            raise StartupError(f"REDIS_URL ({label}) has options that the client does not know.") from error
+        self._pool = open_pool(url, ours, max_connections=MAX_CONNECTIONS)
         storage = RedisStorage(
             f"async+{url}",
             implementation="redispy",

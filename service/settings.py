@@ -18,23 +18,46 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.variables import Variables
 
 PACKAGED_BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
 _HTTP_URL = TypeAdapter(AnyHttpUrl)
+# What people copy from a curl or a browser.
+_ROUTE = re.compile(r"(?:/v1(?:/classify|/models)?|/livez|/readyz|/metrics|/docs|/console|/admin(?:/v1(?:/.*)?)?)/?$")
 
 
 def check_admin_token(token: str) -> None:
     """Raises PydanticCustomError for one that nobody can send in a header, or that is too short."""
     if len(token.strip()) < 8:
         raise PydanticCustomError("admin_token", "must have at least 8 characters; unset it to have no admin API")
+    _refuse_quotes(token)
     if not re.fullmatch(r"[!-~][ -~]*[!-~]", token):
         fault = "must be visible ASCII characters, without a blank or a line break at its ends: no header carries those"
         raise PydanticCustomError("admin_token", fault)
 
 
+def _refuse_quotes(secret: str) -> None:
+    """Of a secret nothing is taken away: who meant the quotes would be as surprised as who did not."""
+    if len(secret) >= 2 and secret[0] == secret[-1] and secret[0] in "\"'":
+        raise PydanticCustomError("quotes", "stands in quotes, which would be part of it: write it without")
+
+
 class _CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GATEKEEPER_", extra="ignore", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  ours stands in its place
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  none is read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  none is read
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before variables, and nothing else."""
+        return init_settings, Variables(settings_cls)
 
     max_items: int = Field(256, ge=1, le=10_000, description="items in one request; more is 413")
     max_text_chars: int = Field(8_192, ge=1, le=1_000_000, description="a longer text is cut before tokenising")
@@ -97,7 +120,7 @@ class EdgeSettings(_CommonSettings):
     """Of `gatekeeper serve`."""
 
     bundle: Path = PACKAGED_BUNDLES / "clinc150-small"
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65_535)
     remote_url: Annotated[tuple[AnyHttpUrl, ...], NoDecode] = Field(
         (AnyHttpUrl("http://127.0.0.1:8001"),),
@@ -149,6 +172,11 @@ class EdgeSettings(_CommonSettings):
             raise PydanticCustomError("remote_url", "must be an http or https URL, or several with commas") from None
         if not urls or any(url.username or url.password or url.query or url.fragment for url in urls):
             raise PydanticCustomError("remote_url", "must be scheme, host, port and path alone")
+        for url in urls:
+            if route := _ROUTE.search(url.path or ""):
+                right = str(url).removesuffix("/").removesuffix(route[0].removesuffix("/"))
+                fault = f"ends in {route[0]}, and the edge adds its routes itself: give {right}"
+                raise PydanticCustomError("remote_url", fault)
         if len(set(urls)) < len(urls):
             raise PydanticCustomError("remote_url", "names a URL twice")
         return urls
@@ -156,8 +184,12 @@ class EdgeSettings(_CommonSettings):
     @field_validator("remote_key")
     @classmethod
     def _key_fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
-            raise PydanticCustomError("remote_key", "must be visible ASCII characters, no spaces; unset it for none")
+        if key is not None:
+            if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+                raise PydanticCustomError(
+                    "remote_key", "must be visible ASCII characters, no spaces; unset it for none"
+                )
+            _refuse_quotes(key.get_secret_value())
         return key
 
 
@@ -165,13 +197,24 @@ class LargeSettings(_CommonSettings):
     """Of `gatekeeper serve-large`."""
 
     bundle: Path = Field(PACKAGED_BUNDLES / "clinc150-large", validation_alias="GATEKEEPER_LARGE_BUNDLE")
-    host: str = Field("127.0.0.1", validation_alias="GATEKEEPER_LARGE_HOST")
+    host: str = Field("127.0.0.1", min_length=1, validation_alias="GATEKEEPER_LARGE_HOST")
     port: int = Field(8001, ge=0, le=65_535, validation_alias="GATEKEEPER_LARGE_PORT")
     # Who asks a large model has time; its own deadline, which the edge sends along, ends the waiting sooner.
     max_queue_wait_ms: float = Field(5_000.0, gt=0, le=3_600_000)
     api_keys: SecretStr | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS")
     api_keys_file: Path | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS_FILE")
     redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL", description="counts keys' limits together")
+
+
+def variable_of(field: str) -> str:
+    """The variable of a setting, by its field's name or alias."""
+    return field if field.isupper() else f"GATEKEEPER_{field.upper()}"
+
+
+def setting_names() -> set[str]:
+    """The variables of all settings."""
+    fields = [*EdgeSettings.model_fields.items(), *LargeSettings.model_fields.items()]
+    return {variable_of(str(field.validation_alias or name)) for name, field in fields}
 
 
 def allowed_hosts(settings: EdgeSettings | LargeSettings) -> tuple[str, ...] | None:

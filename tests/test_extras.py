@@ -46,5 +46,5 @@ def test_a_command_that_needs_more_names_the_extra(bundles: Path, tmp_path: Path
     )
     assert done.returncode == 2
     assert done.stderr.startswith("gatekeeper: this needs ")
-    assert done.stderr.endswith(": pip install 'gatekeeper-cascade[job]'\n")
+    assert done.stderr.endswith(": from the checkout, pip install -e '.[job]'\n")
     assert done.stderr.count("\n") == 1

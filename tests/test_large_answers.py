@@ -14,7 +14,7 @@ from tiny import tiny_rows, write_csv, write_tiny_csv, write_tiny_images
 
 from models.bundle import CALIBRATION, SELECTION, load_bundle
 from models.data.datasets import LabelledDataset, load_dataset
-from models.data.tables import Columns
+from models.data.records import Columns
 from models.errors import InputError
 from models.large_answers import LargeTable, open_large
 from service.cli import main

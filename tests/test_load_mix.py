@@ -87,10 +87,10 @@ def test_a_mix_that_is_nonsense_is_told(text: str, message: str) -> None:
 
 def test_data_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(datasets.VARIABLE, raising=False)
-    options = Namespace(sentences="clinc150", images="auto", mix="", key=None, request_timeout_ms=0)
+    options = Namespace(data=None, sentences="clinc150", images="auto", mix="", key=None, request_timeout_ms=0)
     with pytest.raises(choice.WrongUse, match=r"needs GATEKEEPER_DATA_DIR, .* clinc150/data_full\.json"):
         choice.choose(choice.TEXTS, options)
-    assert choice.choose(choice.IMAGES, options).stock.name == "drawings of this project"
+    assert choice.choose(choice.IMAGES, options)[0].stock.name == "drawings of this project"
     (tmp_path / "fashion-mnist").mkdir()
     monkeypatch.setenv(datasets.VARIABLE, str(tmp_path))
     with pytest.raises(choice.WrongUse, match="fashion-mnist cannot be read"):

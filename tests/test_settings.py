@@ -30,7 +30,7 @@ def test_what_no_header_carries_is_refused_at_start(
     assert "secret" not in line
 
 
-@pytest.mark.parametrize("token", ["", "       ", "1234567", "   short   "])
+@pytest.mark.parametrize("token", ["       ", "1234567", "   short   "])
 def test_a_short_token_is_refused(
     token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

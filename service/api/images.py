@@ -22,6 +22,7 @@ FILE_FIELDS = ("images", "image")
 MAX_FIELDS = 8  # there are four
 MAX_FIELD_BYTES = 64 * 1024
 FORM = "multipart/form-data"
+UNNAMED = "without-a-filename"
 CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 _BOUNDARY = re.compile(rb"[\x20-\x7e]{0,69}[\x21-\x7e]")  # RFC 2046's length; of letters, more than it has
 
@@ -84,6 +85,17 @@ class _Parser(MultiPartParser):
     # Never into a temporary file: all of them together fit into a body, and a disk may be full or read-only.
     spool_max_size = 0
     ended = False
+
+    def on_headers_finished(self) -> None:
+        """A file needs no filename: curl's `-F images=<FILE` sends none, others send `filename*` (RFC 5987) alone."""
+        _, options = parse_options_header(self._current_part.content_disposition)
+        name = options.get(b"name", b"").decode("latin-1")
+        if name in FILE_FIELDS and b"filename" not in options:
+            self._current_part.content_disposition = b'form-data; name="%b"; filename="%b"' % (
+                name.encode(),
+                UNNAMED.encode(),
+            )
+        super().on_headers_finished()
 
     def on_end(self) -> None:
         self.ended = True
@@ -153,12 +165,21 @@ def _file(name: str, upload: UploadFile) -> bytes:
     if name not in FILE_FIELDS:
         raise InvalidRequest(f"{name[:40]!r} holds a file: files go under `images`")
     with upload.file as file:
-        return file.read()
+        content = file.read()
+    if upload.filename == UNNAMED and _is_text(content):
+        raise InvalidRequest(f"{name}: must be a file, not text; with curl: -F {name}=@FILE")
+    return content
+
+
+def _is_text(content: bytes) -> bool:
+    """What somebody typed, and no image: no format that we read does without bytes that no text has."""
+    try:
+        return "\0" not in content[:MAX_FIELD_BYTES].decode("utf-8")
+    except UnicodeDecodeError:
+        return False
 
 
 def _add_field(form: Form, name: str, value: str) -> None:
-    if name in FILE_FIELDS:
-        raise InvalidRequest(f"{name}: must be a file, not text; with curl: -F {name}=@FILE")
     if name in form.fields:
         raise InvalidRequest(f"{name[:40]!r} is there twice")
     form.fields[name] = value
