@@ -146,15 +146,19 @@ def test_a_sweep_has_a_row_for_each_threshold_and_restores_the_policy(
     assert f"the policy is restored: threshold 0.7 (version {now['version']})" in run.stdout
 
 
-def test_a_sweep_gives_way_to_an_operator_who_changes_the_policy(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("note", [{"note": "mine"}, {}], ids=["note", "silent"])
+def test_a_sweep_gives_way_to_an_operator_who_changes_the_policy(
+    pair: Pair, tmp_path: Path, note: dict[str, str]
+) -> None:
+    """Also to one who says nothing: the sweep's own note is not the change's."""
     with running(pair, tmp_path, "--shape", "threshold-sweep", "--thresholds", "0.2,0.3") as run:
         run.wait_for("threshold 0.2")
-        pair.set_policy(threshold=0.7, note="mine")
+        pair.set_policy(threshold=0.7, **note)
         code, said = run.finish()
     assert code == 1
     assert "somebody else has changed the policy meanwhile" in said
     assert "left as somebody else has set it" in said
-    assert pair.policy()["note"] == "mine"
+    assert pair.policy()["note"] == note.get("note", "")
 
 
 @pytest.mark.slow
