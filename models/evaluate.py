@@ -40,6 +40,7 @@ def evaluate(
     threshold = bundle.manifest.default_threshold
     numbers = measure(predictions, threshold, seed)
     numbers["items_per_second"] = items_per_second(small, data.test.inputs)
+    numbers["certificate"] = bundle.manifest.certificate
     numbers["out_of_scope"] = _out_of_scope(small, data, threshold)
     return Evaluation(predictions, numbers)
 
