@@ -614,7 +614,7 @@ async function showHistory() {
 
 function historyRow(policy) {
   const row = make("tr");
-  const otherwise = [`deferral ${policy.deferral}`, policy.on_remote_failure, `${policy.remote_timeout_s} s`].join(", ");
+  const otherwise = [`deferral ${policy.deferral}`, policy.on_remote_failure, `${policy.remote_timeout_s}\u00a0s`].join(", ");
   const moment = new Date(policy.updated_at);
   for (const text of [`${policy.version}`, `${moment.toLocaleString()}, ${policy.updated_by}`, short(policy.threshold), otherwise, policy.note])
     row.append(make("td", text));
