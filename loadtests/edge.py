@@ -38,7 +38,7 @@ def set_threshold(edge: Server, threshold: float) -> None:
     """By the admin API, as an operator does it."""
     response = httpx.patch(
         f"{edge.url}/admin/v1/policy",
-        json={"threshold": threshold},
+        json={"threshold": threshold, "note": "of a benchmark"},
         headers={"authorization": f"Bearer {TOKEN}"},
         trust_env=False,
     )

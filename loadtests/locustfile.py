@@ -42,7 +42,8 @@ from loadtests.choice import (
     choose,
     served,
 )
-from loadtests.page import add_pages, shown
+from loadtests.page import add_pages
+from loadtests.phases import shown
 from loadtests.record import Record, check_before_a_run, record_of
 from loadtests.stock import JSON, form, inputs
 

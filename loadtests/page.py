@@ -5,23 +5,18 @@
 
 import io
 from argparse import Namespace
-from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 from locust.web import WebUI
 
 from loadtests.choice import WrongUse
-from loadtests.phases import PhaseRow
+from loadtests.phases import PHASE_COLUMNS, shown, shown_phase
 from loadtests.record import Record
 from loadtests.tally import Row
 
 TITLES = (
     *("Requests", "Items", "Accepted", "Deferred", "Degraded", "Deferral ratio", "Degraded share"),
     *("Labelled", "Joint accuracy", "Small model alone"),
-)
-PHASE_TITLES = (
-    *("Phase", "Users", "Seconds", "Requests", "Failures", "Requests/s", "Items", "Deferral ratio", "Degraded share"),
-    *("Degraded by reason", "Joint accuracy", "Small model alone", "p50 ms", "p95 ms", "p99 ms"),
 )
 
 
@@ -32,7 +27,7 @@ def add_pages(web_ui: WebUI, record: Record) -> None:
         "extended_tabs": [{"title": "Gatekeeper", "key": "gatekeeper"}, {"title": "Phases", "key": "phases"}],
         "extended_tables": [
             {"key": "gatekeeper", "structure": _columns(Row._fields, TITLES)},
-            {"key": "phases", "structure": _columns(PhaseRow._fields, PHASE_TITLES)},
+            {"key": "phases", "structure": _columns(tuple(PHASE_COLUMNS), tuple(PHASE_COLUMNS.values()))},
         ],
         "extended_csv_files": [
             {"href": "./gatekeeper/csv", "title": "Download deferral CSV"},
@@ -91,7 +86,7 @@ def add_pages(web_ui: WebUI, record: Record) -> None:
         if request.endpoint == "locust.request_stats" and response.is_json:
             more = [
                 {"key": "gatekeeper", "data": [_shown(row) for row in record.tally.rows()]},
-                {"key": "phases", "data": [_shown(row) for row in record.rows()]},
+                {"key": "phases", "data": [shown_phase(row) for row in record.rows()]},
             ]
             response.set_data(jsonify({**response.get_json(), "extended_stats": more}).get_data())
         return response
@@ -120,13 +115,6 @@ def _download(name: str, stream: io.StringIO) -> Response:
     return Response(stream.getvalue(), mimetype="text/csv", headers=disposition)
 
 
-def _shown(row: Row | PhaseRow) -> dict[str, str | int]:
+def _shown(row: Row) -> dict[str, str | int]:
     """The numbers as a table shows them."""
     return {key: shown(value) for key, value in row._asdict().items()}
-
-
-def shown(value: Any) -> str | int:
-    """A value for a reader."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else value

@@ -14,6 +14,22 @@ from typing import Any, NamedTuple
 from loadtests.tally import Key, Tally, cell, percentile
 
 NO_PHASE = ""
+# Thirteen columns, whose cells may break at every space: what fits 1,280 pixels. The file has the numbers as they are.
+PHASE_COLUMNS = {
+    "phase": "Phase",
+    "users": "Users",
+    "seconds": "Seconds",
+    "requests": "Requests",
+    "failures": "Failures",
+    "requests_per_s": "Requests/s",
+    "items": "Items",
+    "deferral_ratio": "Deferral ratio",
+    "degraded_share": "Degraded share",
+    "degraded_by_reason": "Degraded by reason",
+    "joint_accuracy": "Joint accuracy",
+    "small_accuracy": "Small model alone",
+    "latency": "p50 / p95 / p99 ms",
+}
 
 
 @dataclass
@@ -131,3 +147,29 @@ class Phases:
 
 def _holds(phase: Phase, key: Key) -> bool:
     return phase.holds(key.phase, key.policy_version)
+
+
+def shown_phase(row: PhaseRow) -> dict[str, str | int]:
+    """The numbers of a phase as a page shows them, in cells that a narrow column can break."""
+    cells = {key: shown(getattr(row, key)) for key in PHASE_COLUMNS if key != "latency"}
+    latencies = (row.p50_ms, row.p95_ms, row.p99_ms)
+    return cells | {
+        "seconds": f"{row.seconds:.1f}",
+        "requests_per_s": _three_digits(row.requests_per_s),
+        "degraded_by_reason": row.degraded_by_reason.replace(" ", ", ").replace("_", " ").replace("=", " ") or "-",
+        "latency": " / ".join(_three_digits(value) for value in latencies),
+    }
+
+
+def _three_digits(value: float | None) -> str:
+    """Of a number that is exact to no more than that: 5.79, 33.5, 1234."""
+    if value is None:
+        return "-"
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def shown(value: Any) -> str | int:
+    """A value for a reader."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else value

@@ -212,7 +212,7 @@ class Soak:
     async def _set_policy(self, policy: dict[str, Any]) -> None:
         fails = policy["on_remote_failure"] == "fail"
         self._failing = self._failing or fails
-        reply = await self._get("/admin/v1/policy", "PATCH", json.dumps(policy).encode())
+        reply = await self._get("/admin/v1/policy", "PATCH", json.dumps({**policy, "note": "of a soak"}).encode())
         if reply is None:
             return
         self._thresholds[json.loads(reply.body)["version"]] = policy["threshold"]

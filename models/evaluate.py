@@ -47,6 +47,7 @@ def evaluate(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | None, 
     with Waiting(f"measuring {len(expected):,} items, with 200 resamples"):
         numbers = measure(predictions, threshold, seed)
     numbers["items_per_second"] = items_per_second(small, data.test.inputs)
+    numbers["certificate"] = bundle.manifest.certificate
     numbers["out_of_scope"] = _out_of_scope(bundle, small, data, threshold)
     return Evaluation(predictions, numbers)
 

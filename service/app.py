@@ -51,6 +51,7 @@ def create_app(settings: EdgeSettings, *, admin_port: int | None = None) -> Fast
     app.state.request_documents = admin.REQUEST_DOCUMENTS
     app.include_router(admin.router)
     app.include_router(console.router)
+    app.state.has_console = True
     return app
 
 
@@ -98,6 +99,8 @@ def _create(
     app.include_router(classify.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router)
+    app.state.has_console = False
     app.include_router(docs.router)
+    app.mount(docs.FILES, docs.Files())
     classify.add_schemas(app)
     return app

@@ -89,7 +89,8 @@ class LivePolicy:
         await self._save_last_good()
 
     async def patch(self, patch: PolicyPatch, *, updated_by: str, if_match: int | None) -> Policy:
-        """Stores and takes up the policy with the patch's fields changed; an empty patch changes nothing.
+        """Stores and takes up the policy with the patch's fields changed; an empty patch changes nothing. A patch
+        without a note makes a version without one.
 
         Raises InvalidRequest (threshold outside the range), GateDigestMismatch, VersionMismatch (not at version
         `if_match`) or PolicyStoreDown, at once while the store is known to be down. Without `if_match` a concurrent
@@ -126,13 +127,14 @@ class LivePolicy:
         return await self._store.history(self._name, self._gate_digest, limit)
 
     def _checked(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """The changes without gate_digest, which may only confirm ours."""
+        """The changes without gate_digest, which may only confirm ours, and with a note, if only an empty one."""
         if changes.pop("gate_digest", self._gate_digest) != self._gate_digest:
             raise GateDigestMismatch(f"A threshold belongs to one gate digest; this edge serves {self._gate_digest}.")
         low, high = self._threshold_range
         if not low <= changes.get("threshold", low) <= high:
             raise InvalidRequest(f"threshold must be between {low:g} and {high:g}, the range of this bundle's score.")
-        return changes
+        # The note tells of the change: the last one's, left standing beside a new threshold, would tell of another.
+        return {"note": "", **changes} if changes else changes
 
     async def _write(self, changes: dict[str, Any], *, updated_by: str, if_match: int | None) -> Policy:
         self._require_store()

@@ -47,6 +47,7 @@ class RecentItems:
     def __init__(self, size: int = 1000) -> None:
         self._confidences: deque[float] = deque(maxlen=size)
         self._decisions: deque[str] = deque(maxlen=size)
+        self.ever = self.accepted_ever = 0  # since the start, however many are kept
 
     def __len__(self) -> int:
         return len(self._decisions)
@@ -54,6 +55,8 @@ class RecentItems:
     def add(self, confidence: float, decision: str) -> None:
         self._confidences.append(confidence)
         self._decisions.append(decision)
+        self.ever += 1
+        self.accepted_ever += decision == "accepted"
 
     def deferral_ratio(self) -> float:
         """The share that the gate chose to defer; NaN before the first."""

@@ -188,7 +188,7 @@ the admin token lies {where}
 classify     curl -s {edge_url}/v1/classify {example}
 policy       curl -s {edge_url}/admin/v1/policy -H "authorization: Bearer {token}"
 threshold    curl -s -X PATCH {edge_url}/admin/v1/policy -H "authorization: Bearer {token}" \\
-               -H 'content-type: application/json' -d '{{"threshold": 0.99}}'
+               -H 'content-type: application/json' -d '{{"threshold": 0.99, "note": "careful today"}}'
 metrics      curl -s {edge_url}/metrics | grep -E '^gatekeeper_(items_total|deferral_ratio|threshold)'
 
 Ctrl-C stops both.

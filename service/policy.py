@@ -44,7 +44,7 @@ RemoteTimeout = Annotated[
     Number, Field(gt=0, le=600, description="seconds for a whole call to the large model"), NotNull
 ]
 GateDigest = Annotated[str, Field(min_length=1, max_length=200, description="what the threshold belongs to"), NotNull]
-Note = Annotated[str, Field(max_length=500, description="why, for the next person"), NotNull]
+Note = Annotated[str, Field(max_length=500, description="why this change, for the next person"), NotNull]
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
@@ -88,8 +88,9 @@ def read_document(document: bytes) -> Policy:
 class PolicyPatch(BaseModel):
     """The body of PATCH: a JSON merge patch of the fields an operator may set.
 
-    A field that is left out keeps its value. null would remove a field, and a policy always has all of them, so
-    null is refused; so are unknown fields, NaN, infinities, and booleans or strings where a number belongs.
+    A field that is left out keeps its value, but for `note`, which belongs to the change: left out, it is empty.
+    null would remove a field, and a policy always has all of them, so null is refused; so are unknown fields, NaN,
+    infinities, and booleans or strings where a number belongs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

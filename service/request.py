@@ -111,7 +111,8 @@ class DirectRoute:
 
 
 class PortMiddleware:
-    """With an admin port: /admin, /metrics and /console are found there alone, /docs on the main port alone.
+    """With an admin port: /admin, /metrics and /console are found there alone, /docs on the main port alone. / leads to
+    the console there, and to /docs on the main port.
 
     /v1 is on both: the console has a box to try it, and a page may only ask where it came from.
     """
@@ -123,7 +124,9 @@ class PortMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in HEALTH and not scope["path"].startswith("/v1/"):
             on_admin_port = scope["server"] is not None and scope["server"][1] == self._admin_port
-            if scope["path"].startswith(PRIVATE) != on_admin_port:
+            if scope["path"] == "/":
+                scope = {**scope, "gatekeeper.private": on_admin_port}
+            elif scope["path"].startswith(PRIVATE) != on_admin_port:
                 # Nothing is routed at the empty path: the answer is the ordinary 404.
                 scope = {**scope, "path": "", "raw_path": b""}
         await self._app(scope, receive, send)

@@ -42,6 +42,7 @@ from service.status import (
     EndpointStatus,
     PolicyInForce,
     RemoteStatus,
+    Savings,
     Status,
     StoreStatus,
 )
@@ -157,6 +158,7 @@ class EdgeRuntime(Runtime):
             outlook=self.forecast.outlook(policy),
             deferral_ratio=None if math.isnan(ratio) else ratio,
             decisions=recent.decisions(),
+            savings=Savings(items=recent.ever, calls_saved=recent.accepted_ever),
             confidence_drift=self.forecast.confidence_drift(),
             histogram=self.forecast.histogram(*self._confidence_range),
             breaker_open=self.remote.breaker_open,

@@ -69,6 +69,13 @@ class EndpointState(BaseModel):
     is_self: bool
 
 
+class Savings(BaseModel):
+    """What the small model has answered in the large one's place since this replica started."""
+
+    items: int = Field(description="decided without an override")
+    calls_saved: int = Field(description="those of them that were accepted: the large model was not asked about them")
+
+
 class ConsoleState(BaseModel):
     """What the page shows, asked for once a second."""
 
@@ -86,6 +93,7 @@ class ConsoleState(BaseModel):
     outlook: Outlook
     deferral_ratio: float | None = Field(description="as decided, over the last 1,000 items without an override")
     decisions: dict[str, int] = Field(description="the same items by decision")
+    savings: Savings
     confidence_drift: float | None
     histogram: Histogram
     breaker_open: bool

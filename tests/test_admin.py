@@ -101,9 +101,11 @@ def test_history_lists_versions_and_rollback_brings_one_back(client: httpx.Clien
     admin(client, "PATCH", "policy", json={"threshold": 0.22, "note": "two"})
     versions = admin(client, "GET", "policy/history", params={"limit": 2}).json()["versions"]
     assert [version["note"] for version in versions] == ["two", "one"]
+    assert admin(client, "PATCH", "policy", json={"threshold": 0.33}).json()["note"] == ""
     back = admin(client, "POST", "policy/rollback", json={"version": first["version"]})
     assert (back.status_code, back.json()["threshold"]) == (200, 0.11)
     assert back.json()["version"] > versions[0]["version"]
+    assert back.json()["note"] == f"rollback to version {first['version']}: one"
     assert admin(client, "POST", "policy/rollback", json={"version": 10**9}).status_code == 404
 
 

@@ -329,13 +329,85 @@ def test_everything_can_be_done_by_keyboard(own_edge: Service, api: httpx.Client
     expect(page.locator("#history-message")).to_be_focused()  # the button is gone, the place is not
 
 
+SCREENS = [(1280, 800), (1440, 900), (390, 844)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), SCREENS)
+def test_the_page_fits_the_screen(
+    own_edge: Service, api: httpx.Client, operator: Operator, width: int, height: int, scheme: str
+) -> None:
+    """No number is alone on a row, nothing is cut or wider than the screen, and Apply needs no scrolling on a desk."""
+    page = operator.signs_in(own_edge, viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.locator("#threshold").fill("0.7")
+    expect(page.get_by_role("button", name="Apply")).to_be_enabled()
+    expect(page.locator("#history tbody tr").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width > 1000:
+        assert page.evaluate("document.getElementById('apply').getBoundingClientRect().bottom") < 800
+    # Every row of numbers begins and ends where the others do.
+    rows = page.evaluate("""() => {
+        const rows = {};
+        for (const one of document.querySelectorAll('#numbers > div')) {
+            const { top, left, right } = one.getBoundingClientRect();
+            (rows[Math.round(top)] ??= []).push([left, right]);
+        }
+        return Object.values(rows).map(cells =>
+            [Math.min(...cells.map(cell => cell[0])), Math.max(...cells.map(cell => cell[1]))].map(Math.round))
+    }""")
+    assert len(rows) == (2 if width > 1000 else 3)
+    assert len({tuple(row) for row in rows}) == 1, rows
+    cut = """() => [...document.querySelectorAll('select')].flatMap(one => {
+        const style = getComputedStyle(one), pen = document.createElement('canvas').getContext('2d');
+        pen.font = style.font;
+        const room = one.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 20; // its arrow
+        return [...one.options].map(option => option.text).filter(text => pen.measureText(text).width > room);
+    })"""
+    assert page.evaluate(cut) == []
+    for scale in ("#trend-high", "#trend-frame .scale"):
+        expect(page.locator(scale).first).to_contain_text("%")
+
+
+def test_the_bar_of_the_threshold_is_of_both_colours(own_edge: Service, api: httpx.Client, operator: Operator) -> None:
+    """They meet at the line, so that the colours say the same as the ratio."""
+    page = operator.signs_in(own_edge)
+    page.locator("#threshold").fill("0.512")
+    expect(page.locator("#handle")).to_have_attribute("aria-valuenow", "0.512")
+    meet = page.evaluate("""() => {
+        const edge = (side, take) => Math[take](...[...document.querySelectorAll(`#bars .${side}`)].map(bar =>
+            Number(bar.getAttribute('x')) + (side === 'below' ? Number(bar.getAttribute('width')) : 0)));
+        const line = Number(document.getElementById('line-draft').getAttribute('x1'));
+        return [edge('below', 'max'), edge('above', 'min'), line];
+    }""")
+    assert meet == pytest.approx([meet[2]] * 3, abs=0.01)
+
+
+def test_calls_saved_are_counted_from_the_start(tmp_path: Path, large: Service, operator: Operator) -> None:
+    """Beyond the last 1,000 items, without those that a request sent its own way; few items are called few."""
+    edge = spawn_edge(tmp_path, large.url)
+    with stopping(edge), httpx.Client(base_url=edge.url, timeout=20.0) as client:
+        edge.wait_ready()
+        page = operator.opens(edge)
+        expect(page.locator("#saved-aside")).to_contain_text("no items yet since the start")
+        client.post("/v1/classify", json={"inputs": [EASY, EASY, EASY, ODD]})
+        expect(page.locator("#saved")).to_have_text("3 · 75.0\xa0%")
+        expect(page.locator("#saved-aside")).to_have_text(re.compile(r"^of 4 items since the start, \d+ s ago$"))
+        expect(page.locator("#ratio-aside")).to_have_text("of only 4 items: by chance anything from 5 to 70\xa0%")
+        for _ in range(5):
+            client.post("/v1/classify", json={"inputs": [EASY] * 250})
+        client.post("/v1/classify", json={"inputs": [EASY] * 9, "parameters": {"route": "small"}})
+        expect(page.locator("#saved")).to_have_text("1,253 · 99.9\xa0%")
+        expect(page.locator("#ratio-aside")).to_have_text("of the last 1,000 items")
+        assert client.get("/console/state").json()["savings"] == {"items": 1254, "calls_saved": 1253}
+
+
 def test_on_a_phone(own_edge: Service, api: httpx.Client, operator: Operator) -> None:
     """Nothing is wider than the screen, what is touched is large enough, and the line follows a finger."""
     page = operator.signs_in(own_edge, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     expect(page.locator("#history tbody tr").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     small = """() => [...document.querySelectorAll('button, input, select, textarea, #grip')]
-        .filter(one => one.checkVisibility() && one.getBoundingClientRect().height < 40)
+        .filter(one => one.checkVisibility() && one.getBoundingClientRect().height < 44)
         .map(one => one.id || one.textContent)"""
     assert page.evaluate(small) == []
     page.locator("#knob").scroll_into_view_if_needed()

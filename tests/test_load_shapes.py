@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 import pytest
+from playwright.sync_api import Route, expect
 from processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 from test_loadtests import Liar, counted, serving, start
 
+from deploy.browser import chromium, find_chromium
+from loadtests.phases import PhaseRow, shown_phase
 from loadtests.run import main
 from loadtests.sentences import EASY_LABELS, HARD_LABELS
 
@@ -146,15 +149,19 @@ def test_a_sweep_has_a_row_for_each_threshold_and_restores_the_policy(
     assert f"the policy is restored: threshold 0.7 (version {now['version']})" in run.stdout
 
 
-def test_a_sweep_gives_way_to_an_operator_who_changes_the_policy(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("note", [{"note": "mine"}, {}], ids=["note", "silent"])
+def test_a_sweep_gives_way_to_an_operator_who_changes_the_policy(
+    pair: Pair, tmp_path: Path, note: dict[str, str]
+) -> None:
+    """Also to one who says nothing: the sweep's own note is not the change's."""
     with running(pair, tmp_path, "--shape", "threshold-sweep", "--thresholds", "0.2,0.3") as run:
         run.wait_for("threshold 0.2")
-        pair.set_policy(threshold=0.7, note="mine")
+        pair.set_policy(threshold=0.7, **note)
         code, said = run.finish()
     assert code == 1
     assert "somebody else has changed the policy meanwhile" in said
     assert "left as somebody else has set it" in said
-    assert pair.policy()["note"] == "mine"
+    assert pair.policy()["note"] == note.get("note", "")
 
 
 @pytest.mark.slow
@@ -395,6 +402,7 @@ def test_the_joint_accuracy_is_that_of_the_answers_and_a_key_is_sent(tmp_path: P
     assert f"joint accuracy {asked['right'] / asked['items']:.4f}" in run.stdout
 
 
+@pytest.mark.timeout(150)
 def test_the_web_page_takes_shape_and_mix_and_shows_the_phases(pair: Pair, tmp_path: Path) -> None:
     port = free_port()
     files = "loadtests/locustfile.py,loadtests/shapes.py"
@@ -431,11 +439,49 @@ def test_the_web_page_takes_shape_and_mix_and_shows_the_phases(pair: Pair, tmp_p
             assert found["rows"][-1]["joint_accuracy"] > 0
             tables = {table["key"]: table["data"] for table in client.get("/stats/requests").json()["extended_stats"]}
             assert [row["phase"] for row in tables["phases"]] == ["0", "0.8"]
+            assert tables["phases"][0]["latency"].count(" / ") == 2
             assert client.get("/gatekeeper/phases/csv").text.startswith("threshold,users,seconds,")
+            check_tables_fit(str(client.base_url))
     finally:
         web.terminate()
         assert web.wait(20) == 0
     assert not marker.exists()
+
+
+def check_tables_fit(address: str) -> None:
+    """Both tables, with numbers as long as they get, where a browser is there to show them; no other host is asked."""
+    program = find_chromium()
+    if program is None:
+        return
+    reasons = "remote_unavailable=123456 breaker_open=123456 remote_bad_answer=12"
+    phase = PhaseRow(
+        "recovered", 1000, 3599.9, 12345678, 123456, 12345.678, 12345678, 0.5, 0.5, reasons, 0.9, 0.9, 9999, 9999, 9999
+    )
+    with chromium(program) as browser:
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+
+        def lengthen(route: Route) -> None:
+            answer = route.fetch()
+            stats = answer.json()
+            for table in stats["extended_stats"]:
+                if table["key"] == "phases":
+                    table["data"] = [shown_phase(phase)] * 3
+            route.fulfill(response=answer, json=stats)
+
+        page.route("**/stats/requests", lengthen)
+        page.goto(address)
+        for name in ("Gatekeeper", "Phases"):
+            page.get_by_role("tab", name=name).click()
+            expect(page.locator("tbody tr").first).to_be_visible()
+            if name == "Phases":
+                expect(page.locator("tbody tr").first).to_contain_text("9999 / 9999 / 9999")
+            width, room = page.evaluate(
+                "(table => [table.scrollWidth, table.parentElement.clientWidth])(document.querySelector('table'))"
+            )
+            assert width <= room, name
+        assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
 def up(client: httpx.Client) -> bool:

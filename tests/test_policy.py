@@ -520,13 +520,39 @@ class TestWrites:
             second = await live.set(deferral="off", gate_digest="gate-a")
             assert live.snapshot == second == live.changes[-1]
             assert second.version == first.version + 1
-            assert (second.threshold, second.note, second.remote_timeout_s) == (0.8, "incident 12", 3.0)
+            assert (second.threshold, second.remote_timeout_s) == (0.8, 3.0)
             assert second.updated_by == "operator"
             assert second.updated_at >= first.updated_at
 
+    async def test_a_note_belongs_to_the_change_that_it_came_with(self, open_store: Callable[[], PolicyStore]) -> None:
+        """What a rollback or somebody else wrote never stands beside another threshold."""
+        async with replica(open_store()) as live:
+            first = await live.set(threshold=0.8, note="incident 12")
+            assert live.proposed(PolicyPatch(threshold=0.4)).note == ""
+            silent = await live.set(threshold=0.6)
+            back = await live.rollback(first.version, updated_by="operator")
+            after = await live.set(deferral="off")
+            again = await live.replace(PolicyReplacement(threshold=0.1), updated_by="operator", if_match=after.version)
+            assert (silent.note, after.note, again.note) == ("", "", "")
+            assert back.note == f"rollback to version {first.version}: incident 12"
+            notes = [policy.note for policy in await live.history(6)]
+            assert notes == ["", "", back.note, "", "incident 12", "default of the bundle"]
+
+    async def test_documents_of_before_are_read_as_they_are(self, open_store: Callable[[], PolicyStore]) -> None:
+        """A note that an earlier release carried along stays in the history; the next change has its own."""
+        store = open_store()
+        for version, threshold in ((1, 0.8), (2, 0.6)):
+            carried = a_policy(version, threshold=threshold, note="rollback to version 1")
+            await store.append("bundle", carried, expected_version=version - 1 or None)
+        async with replica(store) as live:
+            assert live.snapshot.note == "rollback to version 1"
+            await live.set(threshold=0.7)
+            notes = [policy.note for policy in await live.history(3)]
+            assert notes == ["", "rollback to version 1", "rollback to version 1"]
+
     async def test_an_empty_patch_makes_no_version(self, open_store: Callable[[], PolicyStore]) -> None:
         async with replica(open_store()) as live:
-            assert await live.set(if_match=1) == live.snapshot
+            assert await live.set(if_match=1) == await live.set(gate_digest="gate-a") == live.snapshot
             assert await live.history(10) == [live.snapshot]
 
     async def test_a_replacement_resets_what_it_leaves_out(self, open_store: Callable[[], PolicyStore]) -> None:

@@ -387,7 +387,7 @@ class Replicas(RuleBasedStateMachine):
         if not changes:
             assert policy == before
             return
-        assert policy.model_dump(include=set(FIELDS)) == before.model_dump(include=set(FIELDS)) | changes
+        assert policy.model_dump(include=set(FIELDS)) == before.model_dump(include=set(FIELDS)) | {"note": ""} | changes
         self.acknowledge(policy)
 
     @rule(number=live, threshold=FIELDS["threshold"], others=CHANGES)

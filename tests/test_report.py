@@ -10,10 +10,12 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 from models.errors import InputError
 from models.metrics import measure
@@ -261,6 +263,53 @@ def test_the_summary_says_what_the_numbers_allow(case: str) -> None:
     assert [sentence for sentence in sentences if sentence not in text] == []
     assert ("The cascade" in text) == ("a_L" in values)
     assert ("of all pairs" in text) == (values["auroc"] is not None)
+
+
+def test_thresholds_come_before_the_meaning_of_symbols(page: Page) -> None:
+    headings = page.contents["h2"]
+    assert headings.index("Choosing a threshold") < headings.index("Numbers")
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    assert links.index("#threshold") < links.index("#numbers")
+
+
+def certified(of: str, target: float, predictions: Predictions, threshold: float = 0.7) -> str:
+    """What the page says of such a certificate."""
+    certificate = {"measure": of, "target": target, "threshold": 0.7, "certainty": 0.95, "items": 1500}
+    numbers = measure(predictions, threshold, resamples=20) | {"certificate": certificate}
+    with TemporaryDirectory() as directory:
+        write_report(Path(directory), predictions, numbers, ABOUT)
+        page = Page((Path(directory) / "report.html").read_text(encoding="utf-8"))
+    assert "certificate" not in [row[0] for row in page.tables["Numbers"]]
+    return next((told for told in page.contents["p"] if told.startswith("The certificate promises")), "")
+
+
+def test_a_certificate_above_the_measured_value_is_explained() -> None:
+    """Within chance: how often a test of so many items would come out so low. Far below: what to do."""
+    birds_ = birds()
+    joint = np.where(birds_.confidence >= 0.7, birds_.small_correct, birds_.large_correct)
+    wrong = int((joint == 0).sum())
+    target = float(joint.mean()) + 0.005
+    told = certified("joint accuracy", target, birds_)
+    # What another library says of the chance of so many mistakes or more.
+    chance = binomtest(wrong, 400, 1 - target, alternative="greater").pvalue
+    assert f"measure {joint.mean():.4f}, which is less" in told
+    assert f"in {100 * chance:.2g}\u00a0% of such tests: the two are within chance of each other" in told
+    assert "in keeping with it" in certified("joint accuracy", float(joint.mean()) - 0.01, birds_)
+    far = certified("joint accuracy", float(joint.mean()) + 0.08, birds_)
+    assert "fewer than one of 1,000 such tests: chance hardly explains that" in far
+    assert "calibrate anew" in far
+
+
+def test_each_measure_of_a_certificate_has_its_items() -> None:
+    birds_ = birds()
+    accepted = int((birds_.confidence >= 0.7).sum())
+    assert f"these {accepted} test items measure" in certified("selective accuracy", 0.5, birds_)
+    assert "these 400 test items measure" in certified("joint accuracy minus the large model's", -0.3, birds_)
+    assert "of such tests" in certified("joint accuracy minus the large model's", 0.0, birds_)
+    alone = replace(birds_, large_correct=None)
+    assert certified("joint accuracy", 0.5, alone) == ""
+    assert certified("selective accuracy", 0.5, alone) != ""
+    assert certified("joint accuracy", 0.5, birds_, threshold=0.6) == "", "it is another threshold's"
 
 
 # ---- unusual data

@@ -17,6 +17,7 @@ from models.metrics import Curves, curves
 from models.predictions import Predictions
 from models.report import plots
 from models.report.canvas import DARK, PALETTE, Picture
+from models.report.certificate import told_by_test
 from models.report.classes import by_class, class_table, confusion_table
 from models.report.ladder import Ladder, ratio_table, slider_steps
 from models.report.mistakes import mistake_tables
@@ -91,7 +92,7 @@ def _page(
     threshold = numbers["threshold"]
     accepted = predictions.small_correct[predictions.confidence >= threshold]
     accuracy = float(accepted.mean()) if len(accepted) else None
-    ladder = Ladder.of(predictions)
+    ladder, certificate = Ladder.of(predictions), numbers.get("certificate")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"source_hash": _source_hash, "breakable": _breakable}
     facts = [(one_line(name, 60), one_line(value, 500)) for name, value in about.items()] or [("", "A cascade")]
@@ -100,6 +101,7 @@ def _page(
         kind=facts[0][0],
         about=[{"name": name, "value": value, "long": len(value) > 48} for name, value in facts[1:]],
         summary=summarise(numbers, accuracy),
+        certified=told_by_test(certificate, predictions, threshold) if certificate else "",
         tiles=tiles(numbers, accuracy),
         interval_note="Intervals hold 95 % of what resampling the test items gives (bootstrap).",
         rows=number_rows(numbers),

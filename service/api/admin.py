@@ -73,7 +73,8 @@ async def read_policy(request: Request) -> Response:
     openapi_extra=_body_of("PolicyPatch"),
 )
 async def patch_policy(request: Request) -> Response:
-    """Change some fields (a JSON merge patch); `{"threshold": 0.8}` is the everyday call. If-Match is optional."""
+    """Change some fields (a JSON merge patch); `{"threshold": 0.8, "note": "why"}` is the everyday call. If-Match is
+    optional."""
     patch = parse_json(PolicyPatch, await _json_body(request))
     policy = request.app.state.runtime.policy
     return _policy(await policy.patch(patch, updated_by=UPDATED_BY, if_match=_if_match(request)))

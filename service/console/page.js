@@ -15,6 +15,8 @@ const TREND_MS = 5 * 60 * 1000;
 const TREND_GAP_MS = 15000; // no line across what nobody has seen
 const DRIFT_WORTH_TELLING = 0.15; // the alert's threshold and its number of items
 const DRIFT_ITEMS = 200;
+const FEW_ITEMS = 200; // below, chance alone moves a ratio by more than six points
+const TREND_SCALES = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1];
 const DECISIONS = ["accepted", "deferred", "degraded", "failed"];
 const FIELDS = ["threshold", "deferral", "on_remote_failure", "remote_timeout_s"];
 const PLOT = { left: 8, right: 8, top: 26, bottom: 24 };
@@ -55,8 +57,23 @@ let trend = [];
 
 const percent = (value) => (value === null || value === undefined ? "unknown" : `${(100 * value).toFixed(1)}\u00a0%`);
 const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : "±"}${Math.abs(100 * value).toFixed(1)}`;
+const some = (items, kind) => `${items.toLocaleString()} ${kind} items${items && items < FEW_ITEMS ? ", too few to say much" : ""}`;
 const short = (value) => String(Number(value.toFixed(4)));
 const clock = (moment) => moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+function within(share, items) {
+  // Wilson's 95 % interval: which ratios so few items may have come from.
+  const z = 1.96;
+  const middle = (share + (z * z) / (2 * items)) / (1 + (z * z) / items);
+  const margin = (z * Math.sqrt((share * (1 - share)) / items + (z * z) / (4 * items * items))) / (1 + (z * z) / items);
+  return [Math.max(middle - margin, 0), Math.min(middle + margin, 1)];
+}
+
+function ago(seconds) {
+  for (const [size, name] of [[172800, "days"], [7200, "hours"], [120, "minutes"]])
+    if (seconds >= size) return `${Math.floor(seconds / (size / 2))} ${name}`;
+  return `${Math.max(Math.round(seconds), 1)} s`;
+}
 
 function say(id, text, kind = "") {
   const element = $(id);
@@ -189,9 +206,10 @@ function showNow() {
   const items = DECISIONS.reduce((sum, name) => sum + state.decisions[name], 0);
   say("model", state.model);
   say("ratio", items ? percent(state.deferral_ratio) : "–");
-  say("ratio-aside", items ? `of the last ${items.toLocaleString()} items` : "no items yet");
+  say("ratio-aside", items ? ofLast(items) : "no items yet");
   say("expected", percent(state.outlook.expected_deferral_ratio));
   say("accuracy", percent(state.outlook.expected_joint_accuracy));
+  showSavings();
   say("queue", String(state.queue_depth));
   say("recent-items", items.toLocaleString());
   showShares(items);
@@ -202,6 +220,18 @@ function showNow() {
   const drift = state.confidence_drift;
   $("drift").hidden = !(drift > DRIFT_WORTH_TELLING && items >= DRIFT_ITEMS);
   say("drift", `Recent confidences are unlike the calibration data (distance ${(drift ?? 0).toFixed(2)}): what is expected may not hold for this traffic.`);
+}
+
+function ofLast(items) {
+  if (items >= FEW_ITEMS) return `of the last ${items.toLocaleString()} items`;
+  const [low, high] = within(state.deferral_ratio, items).map((share) => (100 * share).toFixed(0));
+  return `of only ${items} items: by chance anything from ${low} to ${high}\u00a0%`;
+}
+
+function showSavings() {
+  const { items, calls_saved } = state.savings;
+  say("saved", items ? `${calls_saved.toLocaleString()} · ${percent(calls_saved / items)}` : "–");
+  say("saved-aside", `${items ? `of ${items.toLocaleString()} items` : "no items yet"} since the start, ${ago(state.uptime_s)} ago`);
 }
 
 function showShares(items) {
@@ -221,14 +251,17 @@ function showShares(items) {
 
 function showTrend(now) {
   const expected = state.outlook.expected_deferral_ratio;
-  const high = Math.max(0.1, ...trend.map(([, ratio]) => ratio), expected ?? 0) * 1.1;
+  const highest = Math.max(...trend.map(([, ratio]) => ratio), expected ?? 0);
+  const high = TREND_SCALES.find((scale) => scale >= highest) ?? 1;
   const y = (value) => (78 - (76 * value) / high).toFixed(1);
   const x = (moment) => (600 - (600 * (now - moment)) / TREND_MS).toFixed(1);
   const live = trend.map(([moment, ratio], place) => {
     const joined = place && moment - trend[place - 1][0] < TREND_GAP_MS;
     return `${joined ? "L" : "M"}${x(moment)} ${y(ratio)}`;
   });
+  say("trend-high", `${Math.round(100 * high)}\u00a0%`);
   $("trend").replaceChildren(
+    draw("path", { class: "halves", d: `M0 ${y(high)}H600M0 ${y(high / 2)}H600` }),
     ...(expected === null ? [] : [draw("path", { class: "expected", d: `M0 ${y(expected)}H600` })]),
     draw("path", { class: "live", d: live.join("") }),
   );
@@ -257,6 +290,13 @@ function showParts() {
   $("try-key-label").hidden = !state.guarded;
   if (!state.admin) say("token-message", "Changes are off: this edge was started without GATEKEEPER_ADMIN_TOKEN.");
   $("sign-in").querySelectorAll("input, button").forEach((one) => (one.disabled = !state.admin));
+  showSignIn();
+}
+
+function showSignIn() {
+  // One line: either the token is asked for, or it can be forgotten.
+  for (const one of $("sign-in").querySelectorAll("label, input, [type=submit]")) one.hidden = trusted;
+  $("forget").hidden = !trusted;
 }
 
 function showState(id, text, good) {
@@ -300,10 +340,12 @@ function showPlot() {
 
   set($("plot"), { viewBox: `0 0 ${width} ${height}` });
   $("bars").replaceChildren(
-    ...seen.map((root, bin) => {
-      const middle = state.histogram.low + ((state.histogram.high - state.histogram.low) * (bin + 0.5)) / seen.length;
-      const side = middle < threshold ? "below" : "above";
-      return draw("rect", { x: binAt(bin) + 1, y: y(root), width: Math.max(step - 2, 1), height: bottom - y(root), class: side });
+    ...seen.flatMap((root, bin) => {
+      const [left, right] = [binAt(bin) + 1, binAt(bin) + Math.max(step - 1, 2)];
+      const parted = Math.min(Math.max(x(threshold), left), right); // the bar that holds the threshold is of both colours
+      return [["below", left, parted], ["above", parted, right]]
+        .filter(([, from, to]) => to > from)
+        .map(([side, from, to]) => draw("rect", { x: from, y: y(root), width: to - from, height: bottom - y(root), class: side }));
     }),
   );
   const shape = expected.map((root, bin) => `${bin ? "L" : "M"}${binAt(bin)} ${y(root)}H${binAt(bin + 1)}`);
@@ -443,9 +485,9 @@ function showPreview(answer) {
   if (accuracy !== null && accuracy.low !== accuracy.high)
     $("row-accuracy").lastElementChild.textContent += ` [${signed(accuracy.low)} to ${signed(accuracy.high)}]`;
   $("preview").classList.toggle("stale", !upToDate());
-  const known = answer.calibration_items ? `${answer.calibration_items.toLocaleString()} calibration items` : "no calibration data";
+  const known = answer.calibration_items ? some(answer.calibration_items, "calibration") : "no calibration data";
   const alone = answer.large_accuracy === null ? "" : `; there the small model alone has ${percent(answer.small_accuracy)}, the large one ${percent(answer.large_accuracy)}`;
-  say("preview-message", `From ${known} and ${answer.recent_items.toLocaleString()} recent items${alone}.`);
+  say("preview-message", `From ${known}, and ${some(answer.recent_items, "recent")}${alone}.`);
 }
 
 function refused(id, error, asked = false) {
@@ -518,14 +560,18 @@ async function signIn(given) {
     sessionStorage.setItem("gatekeeper-admin-token", token);
     say("token-message", "Token accepted, for this tab.", "good");
     $("token").value = "";
-    $("forget").hidden = false;
   } catch (error) {
     if (error instanceof Lost) say("token-message", "The edge does not answer; the token is tried again when it does.", "bad");
     else refused("token-message", error, true);
     if (error.status === 401) say("token-message", "This token was refused.", "bad");
   }
   historyVersion = null;
-  if (trusted) showHistory();
+  if (trusted) {
+    const hadFocus = $("sign-in").contains(document.activeElement);
+    showSignIn();
+    if (hadFocus) $("policy").focus({ preventScroll: true }); // not the way to forget it: Enter may come twice
+    showHistory();
+  }
   schedulePreview();
   showButtons();
 }
@@ -533,8 +579,8 @@ async function signIn(given) {
 function forget() {
   token = "";
   trusted = false;
+  showSignIn();
   sessionStorage.removeItem("gatekeeper-admin-token");
-  $("forget").hidden = true;
   $("history").hidden = true;
   $("older").hidden = true;
   $("history").querySelector("tbody").replaceChildren();
@@ -568,7 +614,7 @@ async function showHistory() {
 
 function historyRow(policy) {
   const row = make("tr");
-  const otherwise = [`deferral ${policy.deferral}`, policy.on_remote_failure, `${policy.remote_timeout_s} s`].join(", ");
+  const otherwise = [`deferral ${policy.deferral}`, policy.on_remote_failure, `${policy.remote_timeout_s}\u00a0s`].join(", ");
   const moment = new Date(policy.updated_at);
   for (const text of [`${policy.version}`, `${moment.toLocaleString()}, ${policy.updated_by}`, short(policy.threshold), otherwise, policy.note])
     row.append(make("td", text));
