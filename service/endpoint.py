@@ -16,7 +16,7 @@ LABELS_TIMEOUT_S = 5.0
 # A client's own deadline says something of the server if it left `ENOUGH` times what the server usually takes, and no
 # less than `ENOUGH_S`, which is a pause and no outage; where it has never answered, `UNKNOWN_S`.
 ENOUGH, ENOUGH_S, UNKNOWN_S = 4.0, 0.2, 1.0
-USUAL_CALLS = 20
+USUAL_CALLS = 9  # so that after five answers of a server that has become slow the clients' deadlines are too short
 TELL_EVERY_S = 60.0  # a bad answer, of each kind
 TOLD_CHARS = 80
 
@@ -42,6 +42,8 @@ class Endpoint:
         self._clock = clock
         self._limited_until = 0.0
         self._key_refused = False
+        self.answers = 0  # that it has given
+        self._silent = False  # its breaker was opened by calls that it left without an answer
         self._answered: deque[tuple[float, int]] = deque(maxlen=USUAL_CALLS)  # seconds and items of the last calls
         # By the kind of bad answer, of which the code has a dozen: told last when, and how many since.
         self._told: dict[str, tuple[float, int]] = {}
@@ -82,6 +84,7 @@ class Endpoint:
 
     def took(self, seconds: float, items: int) -> None:
         """How long an answer was in coming."""
+        self.answers += 1
         self._answered.append((seconds, items))
 
     def enough_s(self, items: int) -> float:
@@ -95,7 +98,8 @@ class Endpoint:
     def succeeded(self, permit: Permit) -> None:
         """The call was answered."""
         self._key_refused = False
-        if self._breaker.succeeded(permit):
+        # An answer to a call from before it opened is a sign of life too, where silence is what opened it.
+        if self._breaker.succeeded(permit) or (self._silent and self._breaker.close()):
             logger.info("the breaker closes: the large model at %s has answered", self.url)
 
     def failed(self, permit: Permit, error: RemoteError, *, enough_time: bool) -> None:
@@ -115,6 +119,7 @@ class Endpoint:
             self._key_refused = True
             logger.error("%s at %s: set GATEKEEPER_REMOTE_KEY to a key that it takes", error.detail, self.url)
         if self._breaker.failed(permit):
+            self._silent = isinstance(error, RemoteTimeout)
             cause = error.__cause__ or error.reason
             logger.warning("the breaker opens for %s: %s (%r)", self.url, error.detail, cause)
 

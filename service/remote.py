@@ -240,12 +240,13 @@ class GatekeeperRemote:
     async def _ask(self, endpoint: Endpoint, call: _Call) -> list[ItemAnswer]:
         """Tell the endpoint how its part of the call went: once, whatever happened."""
         # The second is for cleaning up: a probe reports by itself, the lease is for one that cannot.
-        given_s = call.left_s()
+        given_s, answers_before = call.left_s(), endpoint.answers
         permit = endpoint.begin(lease_s=given_s + 1.0)
         try:
             answered = await self._with_retry(endpoint, call)
         except RemoteError as error:
-            enough_time = not call.own_deadline or given_s >= endpoint.enough_s(call.items)
+            silent = endpoint.answers == answers_before  # else it answers others meanwhile
+            enough_time = not call.own_deadline or (silent and given_s >= endpoint.enough_s(call.items))
             endpoint.failed(permit, error, enough_time=enough_time)
             raise
         else:

@@ -316,6 +316,12 @@ class Real:
     def start(self) -> None:
         self._runs.append(spawn("serve-large", self._log, self.port))
 
+    def up(self) -> None:
+        """For a test that runs without those before it."""
+        if not self._runs:
+            self.start()
+        self.ready()
+
     def ready(self) -> None:
         self._runs[-1].wait_ready(90.0)
 
@@ -376,6 +382,7 @@ def test_real(
 ) -> None:
     """A large-model process stopped or killed under load costs no request, and is used again when it is back."""
     edge, real = real_pair
+    real.up()
     with Load(edge.url, threads=1) as load:
         load.more("deferred")
         harm(real)
@@ -393,6 +400,7 @@ def test_real(
 def test_deadlines(real_pair: tuple[Service, Real], fault: Row) -> None:
     """A stopped large model, and clients that wait for half a second only: seen as an outage, over when it is over."""
     edge, real = real_pair
+    real.up()
     began = len(edge.log.read_text())
     with httpx.Client(base_url=edge.url, timeout=20.0) as client:
 
