@@ -644,6 +644,41 @@ async def test_a_deadline_below_what_the_large_model_usually_takes_opens_no_brea
         assert remote.breaker_open
 
 
+async def test_deadlines_count_only_of_a_large_model_that_answers_nobody() -> None:
+    """It hangs on one text and answers the others: no breaker opens, however long that client waited."""
+
+    async def hangs_on_x(turn: Turn) -> None:
+        await (never(turn) if turn.texts == ["x"] else turn.classify())
+
+    async with serving(hangs_on_x) as server, remote_to(server.url, failures=1) as remote:
+        await ask(remote)
+        waiting = asyncio.create_task(hurried(remote, 2 * ENOUGH_S))
+        await server.until(lambda server: len(server.requests) == 2)
+        await ask(remote)
+        await waiting
+        assert not remote.breaker_open
+
+
+async def test_an_answer_to_an_earlier_call_closes_a_breaker_that_silence_has_opened() -> None:
+    """Else clients with short deadlines would keep the answers of a slow large model from those who wait."""
+    answer = asyncio.Event()
+
+    async def slow_for_y(turn: Turn) -> None:
+        if turn.texts == ["y"]:
+            await answer.wait()
+        await (never(turn) if turn.texts == ["x"] else turn.classify())
+
+    async with serving(slow_for_y) as server, remote_to(server.url, failures=1) as remote:
+        await ask(remote)
+        patient = asyncio.create_task(ask(remote, "y"))
+        await server.until(lambda server: len(server.requests) == 2)
+        await hurried(remote, 2 * ENOUGH_S)
+        assert remote.breaker_open
+        answer.set()
+        await patient
+        assert not remote.breaker_open
+
+
 # --- labels that the bundle does not have
 
 
