@@ -129,23 +129,31 @@ def answers(body: bytes, items: int, top_k: int, known: AbstractSet[str] | None 
     outputs = _parsed(_Outputs, body, ANSWER_VALUES + items * (ITEM_VALUES + TOP_VALUES * top_k)).outputs
     if len(outputs) != items:
         raise RemoteBadAnswer(f"the large model answered {len(outputs)} of {items} items", fault="count")
-    found = [_answer(output, top_k, known) for output in outputs]
-    foreign = [answer for answer in found if isinstance(answer, ForeignLabel)]
-    if found and len(foreign) == len(found):
-        raise foreign[0]
+    found: list[ItemAnswer] = [
+        RemoteAnswer(
+            label=output.label,
+            score=output.score,
+            top=_top(output.top[:top_k]) if output.top else (),
+            degraded=output.decision == "degraded" or output.reason == "remote_degraded",
+        )
+        for output in outputs
+    ]
+    return found if known is None else _refused(found, known)
+
+
+def _refused(found: list[ItemAnswer], known: AbstractSet[str]) -> list[ItemAnswer]:
+    refused = 0
+    for position, answer in enumerate(found):
+        assert isinstance(answer, RemoteAnswer)
+        label = answer.label
+        if label in known and answer.top:
+            label = next((other for other, _ in answer.top if other not in known), label)
+        if label not in known:
+            found[position] = last = _foreign(label)
+            refused += 1
+    if refused and refused == len(found):
+        raise last
     return found
-
-
-def _answer(output: _Output, top_k: int, known: AbstractSet[str] | None) -> ItemAnswer:
-    top = _top(output.top[:top_k]) if output.top else ()
-    if known is not None:
-        if output.label not in known:
-            return _foreign(output.label)
-        for label, _ in top:
-            if label not in known:
-                return _foreign(label)
-    degraded = output.decision == "degraded" or output.reason == "remote_degraded"
-    return RemoteAnswer(output.label, output.score, top, degraded)
 
 
 def _foreign(label: str) -> ForeignLabel:
