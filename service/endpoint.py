@@ -15,7 +15,7 @@ from service.exchange import Connections, KeyRefused, Rejected
 LABELS_TIMEOUT_S = 5.0
 # A client's own deadline says something of the server if it left `ENOUGH` times what the server usually takes, and no
 # less than `ENOUGH_S`, which is a pause and no outage; where it has never answered, `UNKNOWN_S`.
-ENOUGH, ENOUGH_S, UNKNOWN_S = 4.0, 0.2, 1.0
+ENOUGH, ENOUGH_S, UNKNOWN_S = 2.0, 0.2, 1.0
 USUAL_CALLS = 9  # so that after five answers of a server that has become slow the clients' deadlines are too short
 TELL_EVERY_S = 60.0  # a bad answer, of each kind
 TOLD_CHARS = 80
