@@ -67,8 +67,13 @@ class Breaker:
         if not self._first_report(permit):
             return False
         self._failures_in_a_row = 0
+        return self.close()
+
+    def close(self) -> bool:
+        """The remote is known to answer, whatever the probe says. True if this has closed the breaker."""
         if self._refuse_until is None:
             return False
+        self._failures_in_a_row = 0
         self._epoch += 1
         self._refuse_until = None
         return True

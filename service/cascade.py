@@ -26,7 +26,7 @@ from service.jobs import Batched
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
 from service.policy import Policy
-from service.remote import Input, Remote, RemoteAnswer
+from service.remote import Input, ItemAnswer, Remote, RemoteAnswer
 
 MAX_HOPS = 4
 ANSWER_MARGIN_S = 0.02  # kept back of a client's deadline, so that a degraded answer still reaches it in time
@@ -170,25 +170,29 @@ class Cascade:
         disconnected: Disconnected,
     ) -> LargeModelFailed | None:
         """Put the large model's answers in; where it has none, mark the items degraded, or failed and say why."""
+        answers: Sequence[ItemAnswer | RemoteError]
         try:
             answers = await self._ask(call, policy, [call.inputs[position] for position in deferred], disconnected)
         except RemoteError as error:
-            fail = policy.on_remote_failure == "fail"
-            for position in deferred:
-                outputs[position].decision = "failed" if fail else "degraded"
-                outputs[position].reason = error.reason
-            return _failure(error) if fail else None
+            answers = [error] * len(deferred)
+        fail = policy.on_remote_failure == "fail"
+        failure: LargeModelFailed | None = None
         for position, answer in zip(deferred, answers, strict=True):
             output = outputs[position]
+            if not isinstance(answer, RemoteAnswer):
+                output.decision, output.reason = "failed" if fail else "degraded", answer.reason
+                failure = _failure(answer) if fail else None
+                continue
             output.answer = Scored(answer.label, answer.score)
             output.decision, output.answered_by = "deferred", "large"
             output.reason = "remote_degraded" if answer.degraded else decisions[position].reason
             output.top = answer.top[: call.top_k] if call.top_k > 1 else ()
-        return None
+        self._metrics.deferrals.note(_what_became(answers))
+        return failure
 
     async def _ask(
         self, call: Call, policy: Policy, inputs: list[Input], disconnected: Disconnected
-    ) -> list[RemoteAnswer]:
+    ) -> list[ItemAnswer]:
         """The large model's answers, within the policy's time and the client's own deadline. Raises RemoteError."""
         refusal = self._remote.refusal()
         if refusal is not None:
@@ -260,6 +264,19 @@ def _top(prediction: Prediction, call: Call, labels: Sequence[str]) -> Sequence[
     if call.top_k == 1:
         return ()
     return [(labels[label], score) for label, score in prediction.top(call.top_k)]
+
+
+def _what_became(answers: Sequence[ItemAnswer | RemoteError]) -> str | None:
+    """Of one request: None if the large model answered any of its items, else the reason of the last."""
+    reason: str | None = None
+    for answer in answers:
+        if not isinstance(answer, RemoteAnswer):
+            reason = answer.reason
+        elif answer.degraded:
+            reason = "remote_degraded"
+        else:
+            return None
+    return reason
 
 
 def _failure(error: RemoteError) -> LargeModelFailed:

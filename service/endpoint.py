@@ -3,14 +3,22 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
 from service import remote_wire
 from service.breaker import Breaker, Permit
-from service.errors import RemoteError, RemoteLimit, RemoteTimeout
+from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout
 from service.exchange import Connections, KeyRefused, Rejected
 
 LABELS_TIMEOUT_S = 5.0
+# A client's own deadline says something of the server if it left `ENOUGH` times what the server usually takes, and no
+# less than `ENOUGH_S`, which is a pause and no outage; where it has never answered, `UNKNOWN_S`.
+ENOUGH, ENOUGH_S, UNKNOWN_S = 2.0, 0.2, 1.0
+USUAL_CALLS = 9  # so that after five answers of a server that has become slow the clients' deadlines are too short
+TELL_EVERY_S = 60.0  # a bad answer, of each kind
+TOLD_CHARS = 80
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +32,8 @@ class Endpoint:
         self.url = url
         self.in_flight = 0
         self.labels_match: bool | None = None
+        self.labels_shared: int | None = None  # None until it has been asked
+        self.labels_told: int | None = None
         self.is_self = False
         self._handshake = secrets.token_hex(8)
         self._connections = connections
@@ -32,6 +42,11 @@ class Endpoint:
         self._clock = clock
         self._limited_until = 0.0
         self._key_refused = False
+        self.answers = 0  # that it has given
+        self._silent = False  # its breaker was opened by calls that it left without an answer
+        self._answered: deque[tuple[float, int]] = deque(maxlen=USUAL_CALLS)  # seconds and items of the last calls
+        # By the kind of bad answer, of which the code has a dozen: told last when, and how many since.
+        self._told: dict[str, tuple[float, int]] = {}
 
     @property
     def name(self) -> str:
@@ -67,26 +82,60 @@ class Endpoint:
         self.in_flight += 1
         return permit
 
+    def took(self, seconds: float, items: int) -> None:
+        """How long an answer was in coming."""
+        self.answers += 1
+        self._answered.append((seconds, items))
+
+    def enough_s(self, items: int) -> float:
+        """The time in which it should have answered a call of so many items, in whatever state it is."""
+        if not self._answered:
+            return UNKNOWN_S
+        # A call of more items may take longer, at worst in proportion.
+        usual_s = statistics.median(seconds * max(1.0, items / others) for seconds, others in self._answered)
+        return max(ENOUGH_S, ENOUGH * usual_s)
+
     def succeeded(self, permit: Permit) -> None:
         """The call was answered."""
         self._key_refused = False
-        if self._breaker.succeeded(permit):
+        # An answer to a call from before it opened is a sign of life too, where silence is what opened it.
+        if self._breaker.succeeded(permit) or (self._silent and self._breaker.close()):
             logger.info("the breaker closes: the large model at %s has answered", self.url)
 
-    def failed(self, permit: Permit, error: RemoteError, *, own_deadline: bool) -> None:
-        """The call failed. What a client can provoke, and a limit, are not counted by the breaker."""
+    def failed(self, permit: Permit, error: RemoteError, *, enough_time: bool) -> None:
+        """The call failed. What a client can provoke, and a limit, are not counted by the breaker.
+
+        enough_time: no client had chosen a time that was too short for anybody.
+        """
         if isinstance(error, RemoteLimit):
             self._limited_until = max(self._limited_until, self._clock() + (error.retry_after_s or 0))
         if isinstance(error, RemoteLimit | Rejected):
             return
-        if own_deadline and isinstance(error, RemoteTimeout):
+        if isinstance(error, ForeignLabel) and self.labels_shared != 0:
+            return  # of those who share some labels, a client can choose texts that get a foreign one
+        if not enough_time and isinstance(error, RemoteTimeout):
             return  # else a client with a deadline of 1 ms could open the breaker for all
         if isinstance(error, KeyRefused) and not self._key_refused:
             self._key_refused = True
             logger.error("%s at %s: set GATEKEEPER_REMOTE_KEY to a key that it takes", error.detail, self.url)
         if self._breaker.failed(permit):
+            self._silent = isinstance(error, RemoteTimeout)
             cause = error.__cause__ or error.reason
             logger.warning("the breaker opens for %s: %s (%r)", self.url, error.detail, cause)
+
+    def tell(self, error: RemoteBadAnswer) -> None:
+        """Log what is wrong with its answers: once a minute for each kind."""
+        now = self._clock()
+        told_at, more = self._told.get(error.fault, (-TELL_EVERY_S, 0))
+        if now - told_at < TELL_EVERY_S:
+            self._told[error.fault] = (told_at, more + 1)
+            return
+        self._told[error.fault] = (now, 0)
+        found: dict[str, object] = {"fault": error.fault, "not_told_before": more}
+        if error.excerpt:  # a formatter escapes it
+            found["excerpt"] = error.excerpt[:TOLD_CHARS]
+        hint = "; GATEKEEPER_REMOTE_FOREIGN_LABELS=allow lets such through" if isinstance(error, ForeignLabel) else ""
+        logger.warning("a bad answer of %s: %s%s", self.url, error.detail, hint, extra=found)
 
     def end(self, permit: Permit) -> None:
         """The call is over, whatever happened; a probe that has not reported gives its turn back."""
@@ -103,6 +152,12 @@ class Endpoint:
         # On a fresh connection: the pool's are all for calls.
         headers = {remote_wire.HANDSHAKE: self._handshake}
         return remote_wire.labels(await self._exchange("GET", "/v1/models", headers, None, deadline, fresh=True))
+
+    def meets(self, theirs: Sequence[str], ours: Sequence[str]) -> None:
+        """It has told its labels."""
+        told, known = set(theirs), set(ours)
+        self.labels_match = told == known
+        self.labels_told, self.labels_shared = len(theirs), len(told & known)
 
     def meet(self, handshake: str) -> None:
         """This process was asked for its labels: if by this endpoint, it is no large model, and is never called."""

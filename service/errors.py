@@ -31,6 +31,7 @@
         ├── RemoteUnavailable      refused, reset, DNS, TLS, 5xx, our key refused
         ├── RemoteTimeout          no whole answer in the policy's remote_timeout_s
         ├── RemoteBadAnswer        not the contract: truncated, wrong schema, wrong count, too large
+        │   └── ForeignLabel       a label that the bundle does not have
         ├── BreakerOpen            not tried: too many failures just now
         ├── RemoteLimit            not tried or told so: our concurrency limit, or the remote's 429
         └── DeadlineExceeded       the client's own x-request-timeout-ms has run out
@@ -229,7 +230,20 @@ class RemoteTimeout(RemoteError):
 
 
 class RemoteBadAnswer(RemoteError):
+    """`fault` is one of a few words that this code has for what is wrong; `excerpt` is the server's, as it came."""
+
     reason = "remote_bad_answer"
+
+    def __init__(
+        self, detail: str, *, retry_after_s: int | None = None, fault: str = "other", excerpt: str = ""
+    ) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.fault = fault
+        self.excerpt = excerpt
+
+
+class ForeignLabel(RemoteBadAnswer):
+    """A label that the edge's bundle does not have, of one item or of all that were asked."""
 
 
 class BreakerOpen(RemoteError):

@@ -120,7 +120,7 @@ class Connections:
             _check_head(headers, response)
             return await self._read(response)
         except aiohttp.ClientError as error:
-            raise RemoteBadAnswer("the large model's answer broke off") from error
+            raise RemoteBadAnswer("the large model's answer broke off", fault="broken-off") from error
         finally:
             response.release()  # which closes the connection unless the answer has been read to its end
 
@@ -167,7 +167,10 @@ class Connections:
         while chunk := await content.readany():
             body += chunk
             if len(body) > self._max_response_bytes:
-                raise RemoteBadAnswer(f"the large model's answer is longer than {self._max_response_bytes} bytes")
+                detail = f"the large model's answer is longer than {self._max_response_bytes} bytes"
+                raise RemoteBadAnswer(
+                    detail, fault="length", excerpt=bytes(body[:200]).decode(errors="backslashreplace")
+                )
         return bytes(body)
 
 
@@ -211,7 +214,7 @@ def _translated(error: aiohttp.ClientError) -> RemoteError:
         case aiohttp.ServerTimeoutError():
             return RemoteUnavailable("no connection to the large model in time")
         case aiohttp.ClientResponseError():
-            return RemoteBadAnswer("the large model's answer is not HTTP")
+            return RemoteBadAnswer("the large model's answer is not HTTP", fault="http")
         case aiohttp.ClientSSLError():
             return RemoteUnavailable("no TLS connection to the large model")
         case aiohttp.ClientConnectionError():
@@ -224,14 +227,15 @@ def _check_head(sent: Mapping[str, str], response: aiohttp.ClientResponse) -> No
     # A late answer on a kept-alive connection would be taken for this request's: the id tells them apart.
     request_id = sent.get("x-request-id")
     if request_id is not None and response.headers.get("x-request-id", request_id) != request_id:
-        raise RemoteBadAnswer("the large model answered another request")
+        raise RemoteBadAnswer("the large model answered another request", fault="request-id")
     status = response.status
     if status != 200:
         kind = ERRORS_BY_STATUS.get(status, RemoteUnavailable if status >= 500 else RemoteBadAnswer)
         wait_s = _retry_after_s(response.headers.get("retry-after")) if kind is RemoteLimit else None
-        raise kind(f"the large model answered {status}", retry_after_s=wait_s)
+        detail = f"the large model answered {status}"
+        raise kind(detail, fault="status") if issubclass(kind, RemoteBadAnswer) else kind(detail, retry_after_s=wait_s)
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise RemoteBadAnswer("the large model's answer is encoded, which was not asked for")
+        raise RemoteBadAnswer("the large model's answer is encoded, which was not asked for", fault="encoding")
 
 
 def _retry_after_s(value: str | None) -> int | None:

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.utils import floatToGoString
 
+from service.outage import Deferrals
+
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 5.0, 10.0, 30.0)
 FORWARD_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS[:12])
 BATCH_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -233,6 +235,13 @@ class EdgeMetrics(Metrics):
             ["endpoint"],
             registry=own,
         )
+        self.deferrals = Deferrals()
+        Gauge(
+            "gatekeeper_deferrals_degrading",
+            "1: of the last requests that were deferred nearly all were degraded or failed, whatever the reason",
+            ["model"],
+            registry=own,
+        ).labels(model).set_function(lambda: float(self.deferrals.degrading() is not None))
         self._remote_requests = Counter(
             "gatekeeper_remote_requests_total", "Calls to the large model", ["outcome"], registry=own
         )

@@ -1,6 +1,9 @@
 """How fast the queue moves: a moving average, from which follows how long a new item would wait."""
 
 WEIGHT = 0.2  # of the newest batch: after ten batches a change is seen in full
+# What one batch is believed at most, as a multiple of what was known: one that a stopped process or a paused machine
+# held up for seconds would else have every request refused for as long. What stays slow is believed batch by batch.
+LEAP = 8.0
 
 
 class Pace:
@@ -19,9 +22,13 @@ class Pace:
         """A batch, and whether others waited when it was taken and when it ended."""
         since, self._backlog_since = self._backlog_since, ended if more_wait else None
         if since is not None and more_waited:
+            item_s = (ended - since) / items
+            if self.item_s:
+                # The first is compared with a batch that may have had a single item.
+                item_s = min(item_s, self.item_s * LEAP * (1 if self._samples else self._batch_items))
             self._samples += 1
             self._batch_items = items
-            self.item_s += max(WEIGHT, 1 / self._samples) * ((ended - since) / items - self.item_s)
+            self.item_s += max(WEIGHT, 1 / self._samples) * (item_s - self.item_s)
         elif not self.item_s:
             # All that is known of a model that was never pressed: a full batch takes at least as long as this one.
             self.item_s = (ended - began) / self._batch_items

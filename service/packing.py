@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from service.errors import RemoteBadAnswer, RemoteError
+from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError
 from service.exchange import ServerFailed, TooMuch
 from service.remote import Remote
-from service.remote_wire import Input, RemoteAnswer, divided
+from service.remote_wire import Input, ItemAnswer, divided
 
 # A long text would make its neighbours wait for it.
 PACKED_TEXT_CHARS = 1_024
@@ -20,9 +20,7 @@ PACK_CHARS = 64 * 1_024
 class Ask(Protocol):
     """One call with all but its items and its time."""
 
-    async def __call__(
-        self, inputs: Sequence[Input], *, timeout_s: float, own_deadline: bool
-    ) -> list[RemoteAnswer]: ...
+    async def __call__(self, inputs: Sequence[Input], *, timeout_s: float, own_deadline: bool) -> list[ItemAnswer]: ...
 
 
 class _Kind(NamedTuple):
@@ -36,7 +34,7 @@ class _Kind(NamedTuple):
 class _Waiter(NamedTuple):
     inputs: Sequence[Input]
     # None: ask by yourself.
-    answers: "asyncio.Future[list[RemoteAnswer] | None]"
+    answers: "asyncio.Future[list[ItemAnswer] | None]"
 
 
 @dataclass(slots=True)
@@ -75,7 +73,7 @@ class PackingRemote:
         hops: int,
         request_id: str,
         own_deadline: bool = False,
-    ) -> list[RemoteAnswer]:
+    ) -> list[ItemAnswer]:
         """See Remote."""
         loop = asyncio.get_running_loop()
         if not own_deadline and len(inputs) < self._max_items and all(map(_is_short, inputs)):
@@ -90,9 +88,9 @@ class PackingRemote:
 
     async def _divided(
         self, inputs: Sequence[Input], ask: Ask, deadline: float, own_deadline: bool
-    ) -> list[RemoteAnswer]:
+    ) -> list[ItemAnswer]:
         loop = asyncio.get_running_loop()
-        answers: list[RemoteAnswer] = []
+        answers: list[ItemAnswer] = []
         for part in divided(inputs, self._max_bytes):
             try:
                 answers += await ask(part, timeout_s=deadline - loop.time(), own_deadline=own_deadline)
@@ -102,11 +100,11 @@ class PackingRemote:
                 middle = len(part) // 2
                 for half in (part[:middle], part[middle:]):
                     answers += await self._divided(half, ask, deadline, True)
-            # What is left of the time is our doing: a call that runs out of it says nothing of the large model.
+            # What is left of the time is our doing: running out of it counts as a client's own deadline does.
             own_deadline = True
         return answers
 
-    async def _together(self, kind: _Kind, waiter: _Waiter) -> list[RemoteAnswer] | None:
+    async def _together(self, kind: _Kind, waiter: _Waiter) -> list[ItemAnswer] | None:
         pack = self._open.get(kind)
         chars = sum(map(len, waiter.inputs))
         if pack is None or pack.items + len(waiter.inputs) > self._max_items or pack.chars + chars > PACK_CHARS:
@@ -141,12 +139,8 @@ class PackingRemote:
                 hops=kind.hops,
                 request_id=uuid.uuid4().hex,
             )
-        except (RemoteBadAnswer, ServerFailed):
-            for waiter in _waiting(waiters):
-                waiter.answers.set_result(None)
         except RemoteError as error:
-            for waiter in _waiting(waiters):
-                waiter.answers.set_exception(type(error)(error.detail, retry_after_s=error.retry_after_s))
+            _fail(_waiting(waiters), error)
         except asyncio.CancelledError:
             for waiter in _waiting(waiters):
                 waiter.answers.cancel()
@@ -158,6 +152,16 @@ class PackingRemote:
                 if not waiter.answers.done():
                     waiter.answers.set_result(answers[start:end])
                 start = end
+
+
+def _fail(waiters: list[_Waiter], error: RemoteError) -> None:
+    """Each asks by itself where another's item may be to blame; not for a label, which would be the same again."""
+    by_themselves = isinstance(error, RemoteBadAnswer | ServerFailed) and not isinstance(error, ForeignLabel)
+    for waiter in waiters:
+        if by_themselves:
+            waiter.answers.set_result(None)
+        else:  # an error of its own, with its own traceback
+            waiter.answers.set_exception(type(error)(error.detail, retry_after_s=error.retry_after_s))
 
 
 def _is_short(item: Input) -> bool:

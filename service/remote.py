@@ -11,16 +11,25 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
 from service.breaker import Breaker
 from service.endpoint import Endpoint
-from service.errors import BreakerOpen, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
+from service.errors import (
+    BreakerOpen,
+    ForeignLabel,
+    RemoteBadAnswer,
+    RemoteError,
+    RemoteLimit,
+    RemoteTimeout,
+    RemoteUnavailable,
+)
 from service.exchange import Connections, Passing, Rejected
-from service.remote_wire import Input, RemoteAnswer, answers, header_value, question
+from service.remote_wire import Input, ItemAnswer, RemoteAnswer, answers, header_value, question
 
-__all__ = ["GatekeeperRemote", "Input", "Remote", "RemoteAnswer", "RemoteLimits"]
+__all__ = ["GatekeeperRemote", "Input", "ItemAnswer", "Remote", "RemoteAnswer", "RemoteLimits"]
 
 # A burst may wait for a slot as long as nobody notices, and not at all behind as many others as there are slots.
 SLOT_WAIT_S = 0.05
@@ -31,7 +40,7 @@ RETRY_PAUSE_S = (0.01, 0.05)
 ATTEMPTS = 2
 # Of how many answered calls the quickest is remembered, and how long after the last of them.
 RECENT_CALLS = 20
-RECENT_S = 10.0
+RECENT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +71,14 @@ class Remote(Protocol):
         hops: int,
         request_id: str,
         own_deadline: bool = False,
-    ) -> list[RemoteAnswer]:
-        """One answer per input, in order. Raises nothing but RemoteError's subclasses (and CancelledError).
+    ) -> list[ItemAnswer]:
+        """One answer per input, in order, or a ForeignLabel in its place.
+
+        Raises nothing but RemoteError's subclasses (and CancelledError).
 
         `timeout_s` bounds the whole call, waiting and retry included; `own_deadline` says that it is the client's
-        choice, so that running out of it says nothing about the large model. `hops` and `request_id` are sent as given,
-        but for characters that no header can hold.
+        choice, so that running out of it says something of the large model only if it was time enough. `hops` and
+        `request_id` are sent as given, but for characters that no header can hold.
         """
         ...
 
@@ -91,8 +102,8 @@ class GatekeeperRemote:
 
     Calls go to the least busy endpoint whose breaker is closed, the earlier in the list where several are: to the first
     one alone until it has something to do. `key` travels to all of them as a bearer token, `tls` is what https trusts.
-    `observe(outcome, seconds)` is called once per HTTP attempt that came to an end; outcome is "ok" or a RemoteError's
-    reason. A cancelled attempt has none.
+    `labels` are those that an answer may have, None: any. `observe(outcome, seconds)` is called once per HTTP attempt
+    that came to an end; outcome is "ok" or a RemoteError's reason. A cancelled attempt has none.
     """
 
     def __init__(
@@ -103,6 +114,7 @@ class GatekeeperRemote:
         *,
         key: str | None = None,
         tls: ssl.SSLContext | None = None,
+        labels: AbstractSet[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         headers = {
@@ -114,6 +126,7 @@ class GatekeeperRemote:
             headers["authorization"] = f"Bearer {key}"
         self._limits = limits
         self._observe = observe
+        self._labels = labels
         self._clock = clock
         self.endpoints = [_endpoint(url.rstrip("/"), limits, headers, tls, clock) for url in urls]
         # One endpoint that hangs must not take the slots of the others: each has its own number, this is their sum.
@@ -154,7 +167,7 @@ class GatekeeperRemote:
         hops: int,
         request_id: str,
         own_deadline: bool = False,
-    ) -> list[RemoteAnswer]:
+    ) -> list[ItemAnswer]:
         """See Remote. A client's own deadline below the quickest of the recent calls is given up untried."""
         if not inputs:
             return []
@@ -208,7 +221,7 @@ class GatekeeperRemote:
         ready = [endpoint for endpoint in self.endpoints if endpoint is not besides and endpoint.ready()]
         return min(ready, key=Endpoint.rank, default=None)
 
-    async def _with_failover(self, call: _Call) -> list[RemoteAnswer]:
+    async def _with_failover(self, call: _Call) -> list[ItemAnswer]:
         """Ask one endpoint and, after a failure that may be that server's own, another."""
         first = self._choose()
         if first is None:
@@ -224,14 +237,17 @@ class GatekeeperRemote:
                 raise
         return await self._ask(another, call)
 
-    async def _ask(self, endpoint: Endpoint, call: _Call) -> list[RemoteAnswer]:
+    async def _ask(self, endpoint: Endpoint, call: _Call) -> list[ItemAnswer]:
         """Tell the endpoint how its part of the call went: once, whatever happened."""
         # The second is for cleaning up: a probe reports by itself, the lease is for one that cannot.
-        permit = endpoint.begin(lease_s=call.left_s() + 1.0)
+        given_s, answers_before = call.left_s(), endpoint.answers
+        permit = endpoint.begin(lease_s=given_s + 1.0)
         try:
             answered = await self._with_retry(endpoint, call)
         except RemoteError as error:
-            endpoint.failed(permit, error, own_deadline=call.own_deadline)
+            silent = endpoint.answers == answers_before  # else it answers others meanwhile
+            enough_time = not call.own_deadline or (silent and given_s >= endpoint.enough_s(call.items))
+            endpoint.failed(permit, error, enough_time=enough_time)
             raise
         else:
             endpoint.succeeded(permit)
@@ -239,7 +255,7 @@ class GatekeeperRemote:
         finally:
             endpoint.end(permit)
 
-    async def _with_retry(self, endpoint: Endpoint, call: _Call) -> list[RemoteAnswer]:
+    async def _with_retry(self, endpoint: Endpoint, call: _Call) -> list[ItemAnswer]:
         """A second attempt at the same endpoint, where no other is ready for it."""
         time_left_s = call.left_s()
         try:
@@ -255,18 +271,24 @@ class GatekeeperRemote:
         await asyncio.sleep(pause_s)
         return await self._attempt(endpoint, call, fresh=True)
 
-    async def _attempt(self, endpoint: Endpoint, call: _Call, *, fresh: bool) -> list[RemoteAnswer]:
+    async def _attempt(self, endpoint: Endpoint, call: _Call, *, fresh: bool) -> list[ItemAnswer]:
         call.attempts += 1
         started = time.perf_counter()  # uvloop's own time has a resolution of 1 ms
         headers = {**call.headers, "x-request-timeout-ms": str(max(1, int(call.left_s() * 1000)))}
         try:
             body = await endpoint.post("/v1/classify", headers, call.body, call.deadline, fresh=fresh)
-            answered = answers(body, call.items, call.top_k)
+            answered = answers(body, call.items, call.top_k, self._labels)
         except RemoteError as error:
             self._observe(error.reason, time.perf_counter() - started)
+            if isinstance(error, RemoteBadAnswer):
+                endpoint.tell(error)
             raise
         seconds = time.perf_counter() - started
-        self._observe("ok", seconds)
+        foreign = next((answer for answer in answered if isinstance(answer, ForeignLabel)), None)
+        if foreign is not None:
+            endpoint.tell(foreign)
+        self._observe("ok" if foreign is None else foreign.reason, seconds)
+        endpoint.took(seconds, call.items)
         self._recent_s.append(seconds)
         self._recent_until = self._clock() + RECENT_S
         return answered

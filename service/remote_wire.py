@@ -4,6 +4,7 @@ import json
 import re
 import string
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -12,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
-from service.errors import RemoteBadAnswer
+from service.errors import ForeignLabel, RemoteBadAnswer
 
 ENVELOPE_BYTES = 64  # of a body, around its items
 MAX_LABEL_CHARS = 10_000
 MAX_LABELS = 100_000
 MAX_OUTPUTS = 10_000
+EXCERPT_BYTES = 200  # of a bad answer, kept for the log
 # Values of an answer: its own fields, those of an item, and of each of its most probable labels. Ours have a dozen an
 # item; another server may say more, such as the probabilities of all labels.
 ANSWER_VALUES, ITEM_VALUES, TOP_VALUES = 256, 4_096, 16
@@ -114,12 +116,20 @@ def header_value(text: str) -> str:
     return text if _is_plain(text) else quote(text, safe=string.punctuation, errors="replace")
 
 
-def answers(body: bytes, items: int, top_k: int) -> list[RemoteAnswer]:
-    """One answer per item, in order. Raises RemoteBadAnswer."""
+# What is said of one item: an answer, or why there is none for it.
+ItemAnswer = RemoteAnswer | ForeignLabel
+
+
+def answers(body: bytes, items: int, top_k: int, known: AbstractSet[str] | None = None) -> list[ItemAnswer]:
+    """One answer per item, in order. Raises RemoteBadAnswer.
+
+    known: the labels that an answer may have; None: any. An item whose label, or one of whose `top`, is another has a
+    ForeignLabel in its place, so that its neighbours do not suffer; if that is all of them, it is raised.
+    """
     outputs = _parsed(_Outputs, body, ANSWER_VALUES + items * (ITEM_VALUES + TOP_VALUES * top_k)).outputs
     if len(outputs) != items:
-        raise RemoteBadAnswer(f"the large model answered {len(outputs)} of {items} items")
-    return [
+        raise RemoteBadAnswer(f"the large model answered {len(outputs)} of {items} items", fault="count")
+    found: list[ItemAnswer] = [
         RemoteAnswer(
             label=output.label,
             score=output.score,
@@ -128,20 +138,41 @@ def answers(body: bytes, items: int, top_k: int) -> list[RemoteAnswer]:
         )
         for output in outputs
     ]
+    return found if known is None else _refused(found, known)
+
+
+def _refused(found: list[ItemAnswer], known: AbstractSet[str]) -> list[ItemAnswer]:
+    refused = 0
+    for position, answer in enumerate(found):
+        assert isinstance(answer, RemoteAnswer)
+        label = answer.label
+        if label in known and answer.top:
+            label = next((other for other, _ in answer.top if other not in known), label)
+        if label not in known:
+            found[position] = last = _foreign(label)
+            refused += 1
+    if refused and refused == len(found):
+        raise last
+    return found
+
+
+def _foreign(label: str) -> ForeignLabel:
+    detail = "the large model answered a label that this edge's bundle does not have"
+    return ForeignLabel(detail, fault="foreign-label", excerpt=label[:EXCERPT_BYTES])
 
 
 def _top(entries: list[Any]) -> tuple[tuple[str, float], ...]:
     try:
         return tuple([(scored.label, scored.score) for scored in map(_Scored.model_validate, entries)])
     except ValidationError as error:
-        raise _misfit(first_errors(error), "top.") from None
+        raise _misfit(first_errors(error), str(entries)[:EXCERPT_BYTES], "top.") from None
 
 
 def labels(body: bytes) -> list[str]:
     """The labels in an answer of GET /v1/models. Raises RemoteBadAnswer, also where there are none or two kinds."""
     told = [model.labels for model in _parsed(_Models, body, MAX_LABELS).data if model.labels is not None]
     if not told or any(labels != told[0] for labels in told):
-        raise RemoteBadAnswer("the large model's answer tells no labels, or those of several models")
+        raise RemoteBadAnswer("the large model's answer tells no labels, or those of several models", fault="labels")
     return told[0]
 
 
@@ -149,11 +180,18 @@ def _parsed(model: type[Model], body: bytes, max_values: int) -> Model:
     try:
         return parse(model, body, max_values)
     except TooManyValues:
-        raise RemoteBadAnswer(f"the large model's answer holds more than {max_values:,} values") from None
+        detail = f"the large model's answer holds more than {max_values:,} values"
+        raise RemoteBadAnswer(detail, fault="values", excerpt=_excerpt(body)) from None
     except DoesNotFit as error:
-        raise _misfit(error.errors) from None
+        raise _misfit(error.errors, _excerpt(body)) from None
 
 
-def _misfit(errors: list[ErrorDetails], within: str = "") -> RemoteBadAnswer:
+def _excerpt(body: bytes) -> str:
+    return body[:EXCERPT_BYTES].decode("utf-8", "backslashreplace")
+
+
+def _misfit(errors: list[ErrorDetails], excerpt: str, within: str = "") -> RemoteBadAnswer:
     where = within + (".".join(map(str, errors[0]["loc"])) or "body")
-    return RemoteBadAnswer(f"the large model's answer does not fit the contract: {where}: {errors[0]['msg']}")
+    fault = "json" if errors[0]["type"] == "json_invalid" else "schema"
+    detail = f"the large model's answer does not fit the contract: {where}: {errors[0]['msg']}"
+    return RemoteBadAnswer(detail, fault=fault, excerpt=excerpt)

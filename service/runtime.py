@@ -5,7 +5,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +38,7 @@ from service.remote import GatekeeperRemote, RemoteLimits
 from service.settings import EdgeSettings, LargeSettings
 from service.status import (
     ConsoleState,
+    DegradingStatus,
     EndpointState,
     EndpointStatus,
     PolicyInForce,
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
 INLINE_LONGEST_S = 0.05  # nothing may keep the event loop for longer
 LABELS_RETRY_S = (2.0, 60.0)  # the first time, then twice as long each time, up to that
+EXAMPLE_CHARS = 80  # of a label, in a log
 LABELS_ATTEMPTS = 10  # some minutes, at a server that answers something else; one that is away is asked for ever
 WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 MIB = 1024 * 1024
@@ -132,6 +134,7 @@ class EdgeRuntime(Runtime):
             policy=policy,
             policy_store=StoreStatus(kind=self._store_kind, up=self.store_up),
             remote=self._remote_status(),
+            degrading=self._degrading(),
             deferral_ratio=None if math.isnan(recent) else recent,
             expected_deferral_ratio=expected.expected_deferral_ratio,
             expected_joint_accuracy=expected.expected_joint_accuracy,
@@ -162,6 +165,9 @@ class EdgeRuntime(Runtime):
             confidence_drift=self.forecast.confidence_drift(),
             histogram=self.forecast.histogram(*self._confidence_range),
             breaker_open=self.remote.breaker_open,
+            degrading=self._degrading(),
+            labels=len(self.labels),
+            foreign_labels=self.settings.remote_foreign_labels,
             endpoints=[
                 EndpointState.model_validate(endpoint, from_attributes=True) for endpoint in self.remote.endpoints
             ],
@@ -179,6 +185,13 @@ class EdgeRuntime(Runtime):
     def _store_kind(self) -> str:
         return "redis" if self.settings.redis_url else "sqlite"
 
+    def _degrading(self) -> DegradingStatus | None:
+        state = self.metrics.deferrals.degrading()
+        if state is None:
+            return None
+        seconds = round(time.monotonic() - state.since, 1)
+        return DegradingStatus(seconds=seconds, requests=state.requests, reasons=state.reasons)
+
     def _remote_status(self) -> RemoteStatus:
         endpoints = [
             EndpointStatus(
@@ -186,6 +199,8 @@ class EdgeRuntime(Runtime):
                 breaker_open=endpoint.breaker_open,
                 in_flight=endpoint.in_flight,
                 labels_match=endpoint.labels_match,
+                labels_told=endpoint.labels_told,
+                labels_shared=endpoint.labels_shared,
                 is_self=endpoint.is_self,
             )
             for endpoint in self.remote.endpoints
@@ -195,6 +210,7 @@ class EdgeRuntime(Runtime):
             url=",".join(endpoint.url for endpoint in endpoints),
             breaker_open=self.remote.breaker_open,
             labels_match=all(told) if told else None,
+            foreign_labels=self.settings.remote_foreign_labels,
             endpoints=endpoints,
         )
 
@@ -229,7 +245,7 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime.policy = _live_policy(settings, runtime, store)
         stack.push_async_callback(runtime.policy.close)
         await runtime.policy.start()
-        runtime.remote = remote = _remote(settings, runtime.metrics)
+        runtime.remote = remote = _remote(settings, runtime.metrics, runtime.labels)
         stack.push_async_callback(remote.aclose)
         runtime.metrics.watch_breaker(lambda: remote.breaker_open)
         packing = PackingRemote(remote, settings.remote_max_items, runtime.max_body_bytes)
@@ -327,7 +343,7 @@ def _live_policy(settings: EdgeSettings, runtime: EdgeRuntime, store: PolicyStor
     )
 
 
-def _remote(settings: EdgeSettings, metrics: EdgeMetrics) -> GatekeeperRemote:
+def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str]) -> GatekeeperRemote:
     limits = RemoteLimits(
         max_concurrency=settings.remote_max_concurrency,
         connect_timeout_s=settings.remote_connect_timeout_s,
@@ -344,6 +360,7 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics) -> GatekeeperRemote:
         limits,
         metrics.observe_remote,
         key=None if key is None else key.get_secret_value(),
+        labels=frozenset(labels) if settings.remote_foreign_labels == "refuse" else None,
         tls=trusted_roots(settings.remote_ca_file) if any(url.startswith("https:") for url in urls) else None,
     )
     for endpoint in remote.endpoints:
@@ -449,31 +466,57 @@ def _worst_item_s(model: BundleClassifier, max_text_chars: int) -> float:
 
 
 async def _compare_labels(runtime: EdgeRuntime, endpoint: Endpoint) -> None:
-    """At first contact, warn where the large model answers with labels that the small one does not have."""
+    """At first contact, tell where the large model has other labels than the small one; then until it has the same."""
     retry_s, longest_s = LABELS_RETRY_S
-    bad_answers = 0
+    bad_answers, told = 0, None
     while True:
         try:
             theirs = await endpoint.labels()
-            break
         except RemoteBadAnswer as error:
             bad_answers += 1
             if bad_answers == LABELS_ATTEMPTS:
                 logger.warning(
-                    "the large model does not tell its labels: they are not compared",
+                    "the large model does not tell its labels: they are not compared, each answer's are checked",
                     extra={"url": endpoint.url, "why": error.detail[:200]},
                 )
                 return
         except RemoteError:
             pass
+        else:
+            endpoint.meets(theirs, runtime.labels)
+            if theirs != told:
+                _tell_labels(runtime, endpoint, theirs, before=told)
+            told = theirs
+            if endpoint.labels_match:
+                return
+            bad_answers, retry_s = 0, longest_s  # another model may come in its place
         await asyncio.sleep(random.uniform(0.5, 1.0) * retry_s)
         retry_s = min(2 * retry_s, longest_s)
-    endpoint.labels_match = set(theirs) == set(runtime.labels)
-    if not endpoint.labels_match:
-        # Their number alone: a log holds no labels. GET /v1/models of both tells them.
-        found = {"url": endpoint.url, "ours": len(runtime.labels), "theirs": len(theirs)}
-        shared = len(set(theirs) & set(runtime.labels))
-        logger.warning("labels of the large model differ: compare GET /v1/models", extra=found | {"shared": shared})
+
+
+def _tell_labels(runtime: EdgeRuntime, endpoint: Endpoint, theirs: list[str], before: list[str] | None) -> None:
+    if endpoint.labels_match:
+        if before is not None:
+            logger.info("labels of the large model are this edge's now", extra={"url": endpoint.url})
+        return
+    found: dict[str, object] = {"url": endpoint.url, "ours": len(runtime.labels), "theirs": len(theirs)}
+    found["shared"] = endpoint.labels_shared
+    for name, some, others in (
+        ("only_ours", runtime.labels, set(theirs)),
+        ("only_theirs", theirs, set(runtime.labels)),
+    ):
+        if example := next((label for label in some if label not in others), None):
+            found[name] = example[:EXAMPLE_CHARS]
+    if runtime.settings.remote_foreign_labels == "refuse":
+        then = "are refused (remote_bad_answer); GATEKEEPER_REMOTE_FOREIGN_LABELS=allow would let them through"
+    else:
+        then = "reach clients (GATEKEEPER_REMOTE_FOREIGN_LABELS=allow)"
+    logger.warning(
+        "labels of the large model differ: answers with those that this edge does not know %s. "
+        "Set GATEKEEPER_REMOTE_URL to a model that was trained on the same labels",
+        then,
+        extra=found,
+    )
 
 
 def _shown_range(bounds: tuple[float, float], calibration: Calibration | None) -> tuple[float, float]:

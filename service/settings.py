@@ -132,6 +132,9 @@ class EdgeSettings(_CommonSettings):
     remote_max_items: int = Field(32, ge=1, le=10_000, description="of several requests in one call; 1: never packed")
     remote_connect_timeout_s: float = Field(1.0, gt=0, le=60)
     remote_max_response_bytes: int = Field(8 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
+    remote_foreign_labels: Literal["refuse", "allow"] = Field(
+        "refuse", description="answers of the large model with a label that the bundle does not have"
+    )
     breaker_failures: int = Field(5, ge=1, le=1_000, description="failures in a row that open the breaker")
     breaker_open_s: float = Field(2.0, gt=0, le=600, description="then one probe is let through")
     admin_token: SecretStr | None = Field(None, description="without it the admin routes answer 404")

@@ -13,6 +13,14 @@ class StoreStatus(BaseModel):
     up: bool
 
 
+class DegradingStatus(BaseModel):
+    """Nearly all of what the gate defers is degraded or fails, whatever the reason."""
+
+    seconds: float = Field(description="since when")
+    requests: int = Field(description="the last that were deferred, 20 at most and of the last minute")
+    reasons: dict[str, int] = Field(description="why the large model's answer did not reach them")
+
+
 class EndpointStatus(BaseModel):
     """One URL of the large model."""
 
@@ -20,6 +28,8 @@ class EndpointStatus(BaseModel):
     breaker_open: bool
     in_flight: int = Field(description="calls that it has right now")
     labels_match: bool | None = Field(description="null until it has been asked")
+    labels_told: int | None = Field(description="how many labels it says that its model has")
+    labels_shared: int | None = Field(description="how many of them this edge's bundle has")
     is_self: bool = Field(description="the URL leads back to this edge: no large model is there, it is not asked")
 
 
@@ -29,6 +39,7 @@ class RemoteStatus(BaseModel):
     url: str
     breaker_open: bool
     labels_match: bool | None = Field(description="null until an endpoint has been asked; false if one of them differs")
+    foreign_labels: str = Field(description="refuse or allow: answers with a label that the bundle does not have")
     endpoints: list[EndpointStatus]
 
 
@@ -43,6 +54,7 @@ class Status(BaseModel):
     policy: Policy
     policy_store: StoreStatus
     remote: RemoteStatus
+    degrading: DegradingStatus | None = Field(description="null while the large model's answers arrive")
     deferral_ratio: float | None = Field(description="over the last 1,000 items; null before the first")
     expected_deferral_ratio: float | None
     expected_joint_accuracy: float | None
@@ -66,6 +78,8 @@ class EndpointState(BaseModel):
     name: str
     breaker_open: bool
     labels_match: bool | None
+    labels_told: int | None
+    labels_shared: int | None
     is_self: bool
 
 
@@ -97,6 +111,9 @@ class ConsoleState(BaseModel):
     confidence_drift: float | None
     histogram: Histogram
     breaker_open: bool
+    degrading: DegradingStatus | None
+    labels: int = Field(description="how many labels the bundle has")
+    foreign_labels: str
     endpoints: list[EndpointState]
     policy_store: str
     policy_store_up: bool

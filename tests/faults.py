@@ -27,8 +27,9 @@ class Load:
     `lost` holds what went wrong, in words: no answer, another status than 200, an answer to something else.
     """
 
-    def __init__(self, url: str, threads: int = 2) -> None:
+    def __init__(self, url: str, threads: int = 2, deadline_ms: int | None = None) -> None:
         self.answered = 0
+        self._headers = {} if deadline_ms is None else {"x-request-timeout-ms": str(deadline_ms)}
         self.decisions: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.lost: list[str] = []
@@ -58,7 +59,7 @@ class Load:
         assert self.lost == [], self.lost[:3]
 
     def _run(self, url: str) -> None:
-        with httpx.Client(base_url=url, timeout=30.0) as client:
+        with httpx.Client(base_url=url, headers=self._headers, timeout=30.0) as client:
             while not self._stopping.wait(PAUSE_S):
                 problem = self._ask(client, f"{ODD} {next(self._numbers)}")
                 if problem is not None:

@@ -422,3 +422,18 @@ def test_a_small_batch_never_makes_the_model_look_slow() -> None:
     assert pace.wait_s(64, 0, 0.0) == pytest.approx(0.4)
     pace.note(1, 20.0, 20.1, more_waited=False, more_wait=False)
     assert pace.wait_s(64, 0, 0.0) == pytest.approx(0.4)
+
+
+def test_one_batch_that_a_stopped_process_held_up_refuses_nobody_for_long() -> None:
+    """Stopped for 8 s in the middle of a batch: nobody is told to come back in 8 s. A model slower for good is seen."""
+    pace, now = Pace(4), 0.0
+    for _ in range(20):
+        pace.note(4, now, now + 0.004, more_waited=True, more_wait=True)
+        now += 0.004
+    pace.note(4, now, now + 8.0, more_waited=True, more_wait=True)
+    now += 8.0
+    assert pace.wait_s(8, 4, 0.0) < 0.1
+    for _ in range(20):
+        pace.note(4, now, now + 8.0, more_waited=True, more_wait=True)
+        now += 8.0
+    assert pace.wait_s(8, 4, 0.0) > 10.0

@@ -525,3 +525,20 @@ def test_a_breaker_that_opens_is_seen(tmp_path: Path, operator: Operator) -> Non
         expect(page.locator("#state-remote")).to_contain_text("breaker open")
         expect(page.locator("#endpoints li")).to_contain_text("breaker open, not asked for now")
         expect(page.locator("#shares-key .degraded")).not_to_have_text("degraded 0")
+
+
+def test_deferrals_that_degrade_are_seen_whatever_the_reason(tmp_path: Path, operator: Operator) -> None:
+    """The breaker stays closed here: the page must not look well all the same."""
+    edge = spawn_edge(tmp_path, NOBODY, BREAKER_FAILURES="1000")
+    with stopping(edge), httpx.Client(base_url=edge.url, timeout=20.0) as client:
+        edge.wait_ready()
+        page = operator.opens(edge)
+        expect(page.locator("#degrading")).to_be_hidden()
+
+        def degrading() -> bool:
+            client.post("/v1/classify", json={"inputs": ODD})
+            return bool(client.get("/console/state").json()["degrading"])
+
+        eventually(degrading, "the state", 10.0)
+        expect(page.locator("#state-remote")).to_contain_text("nearly all deferrals degrade")
+        expect(page.locator("#degrading")).to_contain_text("remote_unavailable")

@@ -316,6 +316,12 @@ class Real:
     def start(self) -> None:
         self._runs.append(spawn("serve-large", self._log, self.port))
 
+    def up(self) -> None:
+        """For a test that runs without those before it."""
+        if not self._runs:
+            self.start()
+        self.ready()
+
     def ready(self) -> None:
         self._runs[-1].wait_ready(90.0)
 
@@ -376,6 +382,7 @@ def test_real(
 ) -> None:
     """A large-model process stopped or killed under load costs no request, and is used again when it is back."""
     edge, real = real_pair
+    real.up()
     with Load(edge.url, threads=1) as load:
         load.more("deferred")
         harm(real)
@@ -388,3 +395,86 @@ def test_real(
     fault.account(load)
     reasons = sorted(str(reason) for reason in set(load.reasons) - {"below_threshold"})
     fault.tell(f"large model (real): {words}", f"degraded, {' or '.join(reasons)}")
+
+
+def test_deadlines(real_pair: tuple[Service, Real], fault: Row) -> None:
+    """A stopped large model, and clients that wait for half a second only: seen as an outage, over when it is over."""
+    edge, real = real_pair
+    real.up()
+    began = len(edge.log.read_text())
+    with httpx.Client(base_url=edge.url, timeout=20.0) as client:
+
+        def degrading() -> object:
+            return client.get("/console/state").json()["degrading"]
+
+        def told(words: str) -> bool:
+            return words in edge.log.read_text()[began:]
+
+        with Load(edge.url, threads=2, deadline_ms=500) as load:
+            load.more("deferred")
+            assert not degrading()
+            real.signal(signal.SIGSTOP)
+            seen = eventually(degrading, "the state", 15.0)
+            eventually(lambda: told("nearly all deferrals degrade"), "a line in the log", 15.0)
+            metrics = client.get("/metrics").text
+            real.signal(signal.SIGCONT)
+            with fault.healing():
+                load.more("deferred", 1)
+            load.more("deferred")
+            eventually(lambda: degrading() is None, "the end of the state", 15.0)
+    assert set(seen["reasons"]) <= {"deadline", "breaker_open", "remote_limit"}
+    assert 'gatekeeper_deferrals_degrading{model="clinc150-small"} 1.0' in metrics
+    fault.account(load)
+    words = "degraded, deadline or breaker_open; console, status, metric and log say so"
+    fault.tell("large model (real): stopped (SIGSTOP), clients' deadlines of 0.5 s", words)
+
+
+@pytest.mark.usefixtures("healed")
+@pytest.mark.parametrize("share", [0.5, 1.0], ids=["half", "all"])
+def test_slow_for_deadlines(share: float, edge: Service, upstream: Upstream, fault: Row) -> None:
+    """A large model that takes longer than its clients wait, for some texts or for all, and then does not."""
+    chance = random.Random(7)
+
+    async def slow(turn: Turn) -> None:
+        if chance.random() < share:
+            await asyncio.sleep(1.0)
+        await turn.classify()
+
+    with Load(edge.url, deadline_ms=300) as load:
+        load.more("deferred")
+        upstream.behave(slow)
+        load.more("degraded", 20)
+        upstream.behave(healthy)
+        with fault.healing():
+            load.more("deferred", 1)
+        load.more("deferred")
+    assert set(load.reasons) <= {"below_threshold", "deadline", "breaker_open"}
+    fault.account(load)
+    fault.tell(
+        f"large model: {100 * share:.0f} % of the answers take 1 s, clients wait 0.3 s",
+        "degraded, deadline or breaker_open",
+    )
+
+
+def test_foreign_labels(tmp_path: Path, upstream: Upstream, fault: Row) -> None:
+    """A large model with other labels: no client is told one, and the log says what is wrong."""
+    upstream.accept()
+    edge = spawn_edge(tmp_path, upstream.url, REMOTE_FOREIGN_LABELS="refuse", **QUICK)
+    with stopping(edge):
+        edge.wait_ready()
+
+        async def known(turn: Turn) -> None:
+            await turn.answer(200, outputs(["balance"] * len(turn.texts)))
+
+        with Load(edge.url) as load:
+            load.more("degraded", 20)
+            upstream.behave(known)
+            with fault.healing():
+                load.more("deferred", 1)
+            load.more("deferred")
+        log = edge.log.read_text()
+    assert set(load.reasons) == {"below_threshold", "remote_bad_answer"}
+    assert log.count("a bad answer of") == 1
+    assert '"fault": "foreign-label"' in log
+    fault.account(load)
+    fault.tell("large model: answers labels that the bundle does not have", "degraded, remote_bad_answer")

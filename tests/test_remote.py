@@ -28,8 +28,10 @@ from remotes import (
     sending,
 )
 
+from service.endpoint import ENOUGH_S
 from service.errors import (
     BreakerOpen,
+    ForeignLabel,
     RemoteBadAnswer,
     RemoteError,
     RemoteLimit,
@@ -602,6 +604,143 @@ async def test_a_client_that_will_not_wait_does_not_open_the_breaker_for_others(
         with pytest.raises(RemoteTimeout):
             await remote.classify(["hello"], top_k=1, timeout_s=0.05, hops=1, request_id="id-1", own_deadline=True)
         assert not remote.breaker_open
+
+
+async def hurried(remote: GatekeeperRemote, timeout_s: float, items: int = 1) -> None:
+    with pytest.raises(RemoteTimeout):
+        await remote.classify(["x"] * items, top_k=1, timeout_s=timeout_s, hops=1, request_id="id-1", own_deadline=True)
+
+
+async def test_a_deadline_that_the_large_model_should_have_met_opens_the_breaker() -> None:
+    """It has answered at once, and hangs: twice as much time as it takes is enough, and 0.2 s is."""
+
+    async def hangs_later(turn: Turn) -> None:
+        await (turn.classify() if turn.number <= 3 else never(turn))
+
+    async with serving(hangs_later) as server, remote_to(server.url, failures=2) as remote:
+        for _ in range(3):
+            await ask(remote)
+        await hurried(remote, ENOUGH_S / 2)
+        await hurried(remote, ENOUGH_S / 2)
+        assert not remote.breaker_open, "too short for anybody"
+        await hurried(remote, ENOUGH_S * 1.5)
+        await hurried(remote, ENOUGH_S * 1.5)
+        assert remote.breaker_open
+
+
+async def test_a_deadline_below_what_the_large_model_usually_takes_opens_no_breaker() -> None:
+    async with serving(never) as server, remote_to(server.url, failures=1) as remote:
+        (endpoint,) = remote.endpoints
+        endpoint.took(2.0, 1)
+        await hurried(remote, ENOUGH_S * 2)
+        assert not remote.breaker_open
+        for _ in range(3):
+            endpoint.took(0.001, 1)
+        assert endpoint.enough_s(1) == ENOUGH_S
+        assert endpoint.enough_s(1_000) == pytest.approx(2.0), "of many items in proportion"
+        await hurried(remote, ENOUGH_S * 2, items=1_000)
+        assert not remote.breaker_open
+        await hurried(remote, ENOUGH_S * 2)
+        assert remote.breaker_open
+
+
+async def test_deadlines_count_only_of_a_large_model_that_answers_nobody() -> None:
+    """It hangs on one text and answers the others: no breaker opens, however long that client waited."""
+
+    async def hangs_on_x(turn: Turn) -> None:
+        await (never(turn) if turn.texts == ["x"] else turn.classify())
+
+    async with serving(hangs_on_x) as server, remote_to(server.url, failures=1) as remote:
+        await ask(remote)
+        waiting = asyncio.create_task(hurried(remote, 2 * ENOUGH_S))
+        await server.until(lambda server: len(server.requests) == 2)
+        await ask(remote)
+        await waiting
+        assert not remote.breaker_open
+
+
+async def test_an_answer_to_an_earlier_call_closes_a_breaker_that_silence_has_opened() -> None:
+    """Else clients with short deadlines would keep the answers of a slow large model from those who wait."""
+    answer = asyncio.Event()
+
+    async def slow_for_y(turn: Turn) -> None:
+        if turn.texts == ["y"]:
+            await answer.wait()
+        await (never(turn) if turn.texts == ["x"] else turn.classify())
+
+    async with serving(slow_for_y) as server, remote_to(server.url, failures=1) as remote:
+        await ask(remote)
+        patient = asyncio.create_task(ask(remote, "y"))
+        await server.until(lambda server: len(server.requests) == 2)
+        await hurried(remote, 2 * ENOUGH_S)
+        assert remote.breaker_open
+        answer.set()
+        await patient
+        assert not remote.breaker_open
+
+
+# --- labels that the bundle does not have
+
+
+def labelled(*labels: str, top: list[str] | None = None) -> Script:
+    async def script(turn: Turn) -> None:
+        changes = {} if top is None else {"top": [{"label": label, "score": 0.5} for label in top]}
+        await turn.answer(200, outputs(labels, **changes))
+
+    return script
+
+
+async def test_a_foreign_label_is_refused_for_its_item_alone() -> None:
+    outcomes = Outcomes()
+    async with serving(labelled("a", "nobody", "b")) as server, remote_to(server.url, outcomes, failures=1) as remote:
+        remote._labels = frozenset({"a", "b"})
+        first, second, third = await ask(remote, "x", "y", "z")
+        assert not remote.breaker_open
+    assert isinstance(first, RemoteAnswer)
+    assert isinstance(second, ForeignLabel)
+    assert isinstance(third, RemoteAnswer)
+    assert outcomes == ["remote_bad_answer"]
+
+
+@pytest.mark.parametrize(("shared", "opens"), [(None, False), (1, False), (0, True)])
+async def test_foreign_labels_alone_open_the_breaker_only_where_none_is_shared(shared: int | None, opens: bool) -> None:
+    """Of a set that is shared in part a client can choose texts that get the rest."""
+    async with serving(labelled("nobody")) as server, remote_to(server.url, failures=1) as remote:
+        remote._labels = frozenset({"a"})
+        remote.endpoints[0].labels_shared = shared
+        with pytest.raises(ForeignLabel):
+            await ask(remote)
+        assert remote.breaker_open is opens
+
+
+async def test_a_foreign_label_among_the_top_is_refused_too() -> None:
+    async with serving(labelled("a", top=["a", "nobody"])) as server, remote_to(server.url) as remote:
+        remote._labels = frozenset({"a", "b"})
+        with pytest.raises(ForeignLabel):
+            await ask(remote, top_k=2)
+
+
+async def test_what_is_wrong_with_answers_is_logged_once_a_minute_and_kind(caplog: pytest.LogCaptureFixture) -> None:
+    clock, bad = Clock(), "x" * 5_000
+
+    async def script(turn: Turn) -> None:
+        await turn.answer(200, bad.encode() if turn.number % 2 else outputs(["nobody"]))
+
+    async with serving(script) as server, remote_to(server.url, clock=clock) as remote:
+        remote._labels = frozenset({"a"})
+        for _ in range(20):
+            with pytest.raises(RemoteBadAnswer):
+                await ask(remote)
+        json_fault, foreign = caplog.records
+        clock.now = 60.0
+        for _ in range(2):
+            with pytest.raises(RemoteBadAnswer):
+                await ask(remote)
+    assert len(caplog.records) == 4
+    assert server.url in json_fault.getMessage()
+    assert (json_fault.fault, json_fault.excerpt) == ("json", "x" * 80)  # type: ignore[attr-defined]
+    assert (foreign.fault, foreign.excerpt) == ("foreign-label", "nobody")  # type: ignore[attr-defined]
+    assert caplog.records[2].not_told_before == 9  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 429, 508])

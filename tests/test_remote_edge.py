@@ -49,15 +49,19 @@ async def test_one_of_two_large_models_down_costs_no_answer_and_the_status_says_
                     "breaker_open": False,
                     "in_flight": 0,
                     "labels_match": False,
+                    "labels_told": 2,
+                    "labels_shared": 0,
                     "is_self": False,
                 }
+                unmet = {"labels_match": None, "labels_told": None, "labels_shared": None}
     assert {headers["authorization"] for headers in sent} == {f"Bearer {KEY}"}
     assert not any("cookie" in headers for headers in sent)
     assert status.json()["remote"] == {
         "url": f"{away},{server.url}",
         "breaker_open": False,
         "labels_match": False,
-        "endpoints": [{**answered, "url": away, "breaker_open": True, "labels_match": None}, answered],
+        "foreign_labels": "allow",
+        "endpoints": [{**answered, "url": away, "breaker_open": True, **unmet}, answered],
     }
     lines = set(metrics.splitlines())
     assert "gatekeeper_remote_breaker_open 0.0" in lines
@@ -66,7 +70,8 @@ async def test_one_of_two_large_models_down_costs_no_answer_and_the_status_says_
         assert f'gatekeeper_remote_endpoint_breaker_open{{endpoint="{name}"}} {is_open}' in lines
     log = (tmp_path / "edge.log").read_text()
     assert "labels of the large model differ" in log
-    assert "another" not in log, "a log holds no labels"
+    assert '"only_theirs": "another"' in log
+    assert "GATEKEEPER_REMOTE_FOREIGN_LABELS=allow" in log
     for text in (log, status.text, metrics):
         assert KEY not in text
 
@@ -81,7 +86,9 @@ async def test_a_server_that_tells_no_labels_is_not_asked_for_ever(
         await runtime._compare_labels(edge, remote.endpoints[0])  # type: ignore[arg-type]
         assert remote.endpoints[0].labels_match is None
     assert len(server.requests) == runtime.LABELS_ATTEMPTS
-    assert caplog.messages == ["the large model does not tell its labels: they are not compared"]
+    assert caplog.messages == [
+        "the large model does not tell its labels: they are not compared, each answer's are checked"
+    ]
 
 
 def test_an_edge_that_is_its_own_large_model_says_so_and_does_not_ask_itself(tmp_path: Path) -> None:

@@ -310,8 +310,18 @@ def _large_model(page: Page) -> None:
             Query(f"gatekeeper_remote_breaker_open{{{REPLICA}}}", "all, {{instance}}"),
             Query(f"gatekeeper_remote_endpoint_breaker_open{{{REPLICA}}}", "{{endpoint}}, {{instance}}"),
         ],
-        width=8,
+        width=4,
         alert="BreakerOpen",
+    )
+    page.add(
+        lines().max(1),
+        "Deferrals degrade",
+        "1: of a replica's last deferred requests nearly all were degraded or failed, whatever the reason;"
+        ' "Items by reason" names it.',
+        "none",
+        [Query(f"gatekeeper_deferrals_degrading{{{REPLICA}}}", "{{instance}}")],
+        width=4,
+        alert="DeferralsDegrade",
     )
 
 
