@@ -23,17 +23,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_level(tune)
     tune.set_defaults(run=run_tune)
 
-    importing = commands.add_parser("import", help="make a bundle of a classifier that is fine-tuned already")
-    importing.add_argument("model", help="a directory that transformers' save_pretrained wrote, or a hub id")
-    importing.add_argument("--output", type=Path, required=True, help="the bundle's directory, a new or an empty one")
-    importing.add_argument("--name", help="of the bundle; default: that of its directory")
-    importing.add_argument(
-        "--labels", metavar="A,B,C", help="or a file with one a line, in the order of the model's outputs"
-    )
-    importing.add_argument(
-        "--max-tokens", type=int, metavar="N", help="a longer text is cut; default: the model's own limit, at most 512"
-    )
-    importing.set_defaults(run=run_import)
+    _add_import(commands)
 
     calibrate = commands.add_parser("calibrate", help="temperature, calibration data and thresholds of a bundle")
     calibrate.add_argument("bundle", type=Path)
@@ -83,6 +73,20 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_training(compare, alpha="0.1,0.3,0.5,0.7,0.9")
     _add_data(compare)
     compare.set_defaults(run=run_compare)
+
+
+def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    importing = commands.add_parser("import", help="make a bundle of a classifier that is fine-tuned already")
+    importing.add_argument("model", help="a directory that transformers' save_pretrained wrote, or a hub id")
+    importing.add_argument("--output", type=Path, required=True, help="the bundle's directory, a new or an empty one")
+    importing.add_argument("--name", help="of the bundle; default: that of its directory")
+    importing.add_argument(
+        "--labels", metavar="A,B,C", help="or a file with one a line, in the order of the model's outputs"
+    )
+    importing.add_argument(
+        "--max-tokens", type=int, metavar="N", help="a longer text is cut; default: the model's own limit, at most 512"
+    )
+    importing.set_defaults(run=run_import)
 
 
 def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

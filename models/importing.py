@@ -145,13 +145,12 @@ def _labels(directory: Path, config: Any, given: str | None) -> list[str]:
         if sorted(known) != list(range(count)):
             raise InputError(f"{path}: id2label does not number the labels 0 to {count - 1}: give --labels")
         names = [str(known[place]) for place in range(count)]
-    if any(not name.strip() for name in names):
-        raise InputError(
-            f"{path if given is None else '--labels'}: a label is empty{'' if given else ': give --labels'}"
-        )
-    twice = sorted({name for name in names if names.count(name) > 1})
+    where, remedy = (path, "give --labels") if given is None else ("--labels", "name each output")
+    if not all(name.strip() for name in names):
+        raise InputError(f"{where}: a label is empty: {remedy}")
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
-        raise InputError(f"{path if given is None else '--labels'}: two labels are {twice[0]!r}: give each its own")
+        raise InputError(f"{where}: two labels are {twice[0]!r}: {remedy}")
     return names
 
 
@@ -173,7 +172,7 @@ def _given_labels(given: str) -> list[str]:
 
 def _check_head(directory: Path, opened: Opened, labels: int) -> None:
     if opened.fresh:
-        first = sorted(opened.fresh)[0]
+        first = min(opened.fresh)
         kind = (getattr(opened.model.config, "architectures", None) or ["a model"])[0]
         raise InputError(
             f"{directory} is no classifier with {labels} outputs: its weights lack {first}"
@@ -202,7 +201,7 @@ def _licence(directory: Path) -> str | None:
 
 def _card(name: str, source: str, kind: str, licence: str | None, labels: Sequence[str]) -> str:
     return (
-        f"# {name}\n\nImported from {Path(source).name} ({kind}, {len(labels)} labels), as it was fine-tuned elsewhere. "
+        f"# {name}\n\nImported from {Path(source).name} ({kind}, {len(labels)} labels), fine-tuned elsewhere. "
         f"Licence: {licence or 'unknown'}. Training data: unknown. Not evaluated yet: run `gatekeeper evaluate "
         "--write-card`.\n"
     )

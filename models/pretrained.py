@@ -49,7 +49,7 @@ class Opened:
 
 
 def locate_model(name: str, others: str) -> Path:
-    """The directory of a model that is named by it or by a hub id. others: what else could be named. Raises InputError."""
+    """The directory of a model, by its path or a hub id. others: what else could be named. Raises InputError."""
     path = Path(name)
     if path.is_dir():
         return path
@@ -61,13 +61,13 @@ def locate_model(name: str, others: str) -> Path:
 
 
 def read_config(directory: Path) -> Any:
-    """The model's configuration, as transformers knows it. Raises InputError for what is no model, or not one to read."""
+    """The model's configuration, as transformers knows it. Raises InputError for what is no model to read."""
     path = directory / "config.json"
     if (directory / "adapter_config.json").is_file():
         raise InputError(
-            f"{directory} is a LoRA adapter and no whole model: merge it with peft's AutoPeftModelForSequenceClassification"
-            ".from_pretrained(DIR, num_labels=N).merge_and_unload().save_pretrained(NEW), copy its tokenizer.json there "
-            "and name NEW"
+            f"{directory} is a LoRA adapter and no whole model: merge it (peft's AutoPeftModelForSequenceClassification"
+            ".from_pretrained(DIR, num_labels=N).merge_and_unload().save_pretrained(NEW)), copy its tokenizer.json "
+            "into NEW, and name that"
         )
     if not path.is_file():
         raise InputError(f"{path} is missing: {directory} is no transformers model")
@@ -162,22 +162,19 @@ def longest_text(model: PreTrainedModel, wanted: int) -> int:
 
 
 def open_tokenizer(directory: Path) -> Tokenizer:
-    """The fast tokenizer: its tokenizer.json, or one made of the vocabulary files of older models. Raises InputError."""
+    """The fast tokenizer: its tokenizer.json, or one made of an older model's vocabulary files. Raises InputError."""
     path = directory / TOKENIZER
+    if path.is_file() and path.stat().st_size > MOST_JSON_BYTES:
+        raise InputError(f"{path} is larger than {MOST_JSON_BYTES // MIB} MiB")
     try:
-        if path.is_file():
-            if path.stat().st_size > MOST_JSON_BYTES:
-                raise InputError(f"{path} is larger than {MOST_JSON_BYTES // MIB} MiB")
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            tokenizer = _made_tokenizer(directory)
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _made_tokenizer(directory)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode("a word or two")
     except InputError:
         raise
-    except Exception as error:  # of tokenizers, sentencepiece, protobuf
-        raise InputError(f"{path} cannot be {'read' if path.is_file() else 'made'}: {_first_line(error)}") from error
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise InputError(f"{path} cannot be read: {_first_line(error)}") from error
     return tokenizer
 
 
@@ -220,8 +217,8 @@ def check_answers(what: str, logits: Callable[[Sequence[Any]], Tensor], items: I
         raise InputError(f"{what} answers with values that are no numbers")
     if ((together - alone).abs() > NEAR * (1 + alone.abs())).any():
         raise InputError(
-            f"{what} answers otherwise when other inputs stand beside one (padding moves what it looks at): it cannot be "
-            "calibrated"
+            f"{what} answers otherwise when other inputs stand beside one (padding moves what it looks at): no threshold "
+            "would mean anything"
         )
 
 
