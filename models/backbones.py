@@ -194,7 +194,7 @@ def _pretrained(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
     else:
         max_tokens, pad_id = longest_text(opened.model, shape.max_tokens), opened.model.config.pad_token_id
         empty_id = getattr(config, "unk_token_id", None) or pad_id
-        backbone = _text_backbone(model, open_tokenizer(directory), max_tokens, pad_id, empty_id)
+        backbone = _text_backbone(model, open_tokenizer(directory, max_tokens), max_tokens, pad_id, empty_id)
         items = [*TRIAL_TEXTS, TRIAL_TEXTS[0] * max_tokens]
     backbone.adapted = bool(shape.lora_rank)
     check_answers(f"--model {name}", lambda some: backbone.logits(backbone.prepare(some)), items)

@@ -15,7 +15,7 @@ import numpy as np
 
 from models.bundle import CARD, ENCODERS, MANIFEST, NAME, Bundle, Task, copy_bundle, load_bundle, write_bundle
 from models.classifier import load_classifier
-from models.errors import InputError
+from models.errors import BundleError, InputError
 from models.files import MIB, read_bounded
 from models.pretrained import (
     TOKENIZER,
@@ -49,23 +49,15 @@ def import_model(
     labels: their names with commas between them, or the file that holds them; None: the model's own.
     """
     name = output.resolve().name if name is None else name
-    if not re.fullmatch(NAME, name):
-        raise InputError(f"{name!r} names the bundle: letters, digits, '.', '_' and '-' only")
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"--max-tokens must be 1 or more, not {max_tokens}")
-    if (output / MANIFEST).exists():
-        raise InputError(f"{output} is a bundle already: name another directory, or remove it")
-    directory = locate_model(source, "")
-    if (directory / MANIFEST).is_file():
-        raise InputError(f"{directory} is a bundle already: gatekeeper calibrate takes it as it is")
+    directory = _source(source, output, name, max_tokens)
     config = read_config(directory)
     task = _task(directory, config)
     names = _labels(directory, config, labels)
-    if labels is None and all(_NUMBERED.fullmatch(label) for label in names):
-        say(f"note: the labels are only numbered ({names[0]}, ...); if you know their names, give --labels A,B,C")
     changes = {"id2label": dict(enumerate(names)), "label2id": {label: place for place, label in enumerate(names)}}
     opened = open_model(directory, config, task, **changes)
     _check_head(directory, opened, len(names))
+    if labels is None and all(_NUMBERED.fullmatch(label) for label in names):
+        say(f"note: the labels are only numbered ({names[0]}, ...); if you know their names, give --labels A,B,C")
     given = getattr(config, "dtype", None)
     if given is not None and str(given) not in {"float32", "torch.float32"}:
         say(f"note: its weights are {str(given).removeprefix('torch.')}, the bundle's are float32")
@@ -83,7 +75,7 @@ def import_model(
         "max_tokens": limit,
         "training": {"imported_from": directory.name, "kind": config.model_type, "licence": licence},
     }
-    tokenizer = open_tokenizer(directory) if limit is not None else None
+    tokenizer = open_tokenizer(directory, limit) if limit is not None else None
 
     def write_files(new: Path) -> None:
         opened.model.save_pretrained(new)
@@ -97,7 +89,11 @@ def import_model(
     # It is tried as the edge will use it, before anything stands at the output.
     with tempfile.TemporaryDirectory(prefix=".import-", dir=output.parent) as scratch:
         bundle = write_bundle(Path(scratch) / output.name, manifest, write_files)
-        check_answers(str(directory), load_classifier(bundle).logits, _trial(limit))
+        try:
+            classifier = load_classifier(bundle)
+        except BundleError as error:
+            raise InputError(str(error).replace(str(bundle.directory), str(directory))) from error
+        check_answers(str(directory), classifier.logits, _trial(limit))
         copy_bundle(bundle, output)
     count = sum(parameter.numel() for parameter in opened.model.parameters())
     say(
@@ -105,6 +101,20 @@ def import_model(
         f"{f', {limit} tokens' if limit is not None else ''}; licence {licence or 'unknown: nothing here tells it'}"
     )
     return load_bundle(output)
+
+
+def _source(source: str, output: Path, name: str, max_tokens: int | None) -> Path:
+    """The model's directory, when all that is asked for can be."""
+    if not re.fullmatch(NAME, name):
+        raise InputError(f"{name!r} names the bundle: letters, digits, '.', '_' and '-' only")
+    if max_tokens is not None and max_tokens < 1:
+        raise InputError(f"--max-tokens must be 1 or more, not {max_tokens}")
+    if (output / MANIFEST).exists():
+        raise InputError(f"{output} is a bundle already: name another directory, or remove it")
+    directory = locate_model(source, "")
+    if (directory / MANIFEST).is_file():
+        raise InputError(f"{directory} is a bundle already: gatekeeper calibrate takes it as it is")
+    return directory
 
 
 def _trial(limit: int | None) -> Sequence[Any]:
@@ -116,6 +126,11 @@ def _trial(limit: int | None) -> Sequence[Any]:
 
 def _task(directory: Path, config: Any) -> Task:
     """Of a kind that classifies both, the file that is there decides."""
+    if getattr(config, "auto_map", None):
+        raise InputError(
+            f"{directory / 'config.json'} names code of its own (auto_map), which is never run; remove auto_map where "
+            f"transformers' own {config.model_type} is the same"
+        )
     tasks = tasks_of(config)
     if not tasks:
         raise InputError(f"{directory} is a {config.model_type}: transformers has no classifier of this kind")
@@ -144,10 +159,16 @@ def _labels(directory: Path, config: Any, given: str | None) -> list[str]:
         known = config.id2label or {}
         if sorted(known) != list(range(count)):
             raise InputError(f"{path}: id2label does not number the labels 0 to {count - 1}: give --labels")
+        odd = [known[place] for place in range(count) if not isinstance(known[place], str | int)]
+        if odd:
+            raise InputError(f"{path}: the label {odd[0]!r} is no text: give --labels")
         names = [str(known[place]) for place in range(count)]
     where, remedy = (path, "give --labels") if given is None else ("--labels", "name each output")
     if not all(name.strip() for name in names):
         raise InputError(f"{where}: a label is empty: {remedy}")
+    broken = [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]
+    if broken:
+        raise InputError(f"{where}: the label {broken[0]!r} holds half a character: {remedy}")
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
         raise InputError(f"{where}: two labels are {twice[0]!r}: {remedy}")

@@ -23,13 +23,15 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 import models.architectures  # noqa: F401  registers ours with the Auto classes
 from models.bundle import ENCODERS, MOST_JSON_BYTES, Task
-from models.errors import InputError
+from models.errors import BundleError, InputError
 from models.files import MIB, read_json
 from models.hub import fetch
 
+logging.disable_progress_bar()  # of models that are open in a moment
 TOKENIZER = ENCODERS["text-classification"]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 CLASSES: dict[Task, Any] = {
@@ -57,7 +59,10 @@ def locate_model(name: str, others: str) -> Path:
         raise InputError(f"{name} is a file: name the directory that holds the model's config.json and weights")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise InputError(f"{name}: no such directory; there is also {others}a hub id OWNER/NAME")
-    return fetch(name)
+    try:
+        return fetch(name)
+    except BundleError as error:
+        raise InputError(f"{name} is no directory here, and {error}") from error
 
 
 def read_config(directory: Path) -> Any:
@@ -153,7 +158,8 @@ def _settle_padding(model: PreTrainedModel) -> None:
 
 def longest_text(model: PreTrainedModel, wanted: int) -> int:
     """As many tokens as wanted, or as the model has positions for."""
-    longest = getattr(model.config, "max_position_embeddings", None) or wanted
+    said = getattr(model.config, "max_position_embeddings", None)
+    longest = said if isinstance(said, int) and said > 0 else wanted  # XLNet, which has no end, says -1
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None and "position" in name:
             # RoBERTa and its kin count positions from behind the padding's number.
@@ -161,8 +167,11 @@ def longest_text(model: PreTrainedModel, wanted: int) -> int:
     return min(wanted, longest)
 
 
-def open_tokenizer(directory: Path) -> Tokenizer:
-    """The fast tokenizer: its tokenizer.json, or one made of an older model's vocabulary files. Raises InputError."""
+def open_tokenizer(directory: Path, max_tokens: int) -> Tokenizer:
+    """The fast tokenizer: its tokenizer.json, or one made of an older model's vocabulary files. Raises InputError.
+
+    max_tokens: what a text will be cut at, for the check that something of the text is left then.
+    """
     path = directory / TOKENIZER
     if path.is_file() and path.stat().st_size > MOST_JSON_BYTES:
         raise InputError(f"{path} is larger than {MOST_JSON_BYTES // MIB} MiB")
@@ -175,6 +184,9 @@ def open_tokenizer(directory: Path) -> Tokenizer:
         raise
     except Exception as error:  # tokenizers raises nothing narrower
         raise InputError(f"{path} cannot be read: {_first_line(error)}") from error
+    around = tokenizer.num_special_tokens_to_add(False)
+    if max_tokens <= around:
+        raise InputError(f"{max_tokens} tokens hold none of a text, {around} stand around it: give --max-tokens")
     return tokenizer
 
 
@@ -217,7 +229,7 @@ def check_answers(what: str, logits: Callable[[Sequence[Any]], Tensor], items: I
         raise InputError(f"{what} answers with values that are no numbers")
     if ((together - alone).abs() > NEAR * (1 + alone.abs())).any():
         raise InputError(
-            f"{what} answers otherwise when other inputs stand beside one (padding moves what it looks at): no threshold "
+            f"{what} answers otherwise when other inputs stand beside one (padding moves what it sees): no threshold "
             "would mean anything"
         )
 
@@ -228,4 +240,5 @@ def _first_line(error: BaseException) -> str:
         return "it is no JSON"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return said[:300] or type(error).__name__
