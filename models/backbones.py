@@ -1,7 +1,6 @@
 """The model that is tuned, and how texts or images get into it: a net of ours, a local directory, or a hub id."""
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,25 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
+from models.adapter import with_adapter
 from models.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
 from models.bundle import MANIFEST, file_sha256
 from models.classifier import load_pixel_encoder
 from models.data.datasets import LabelledDataset
+from models.encoding import PlainText
 from models.errors import InputError
-from models.hub import fetch
 from models.pixels import PROCESSOR, PixelEncoder
+from models.pretrained import (
+    TRIAL_TEXTS,
+    check_answers,
+    locate_model,
+    longest_text,
+    open_model,
+    open_tokenizer,
+    read_config,
+)
 from models.vocabulary import UNKNOWN, train_tokenizer
 
 TEXT_NET, SMALL_CNN, WIDE_CNN = "text-net", "small-cnn", "wide-cnn"
@@ -97,8 +102,7 @@ def open_backbone(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
         return _text_net(data, shape)
     if name in NETS:
         return _cnn(name, data, shape)
-    backbone = _pretrained(name, data, shape)
-    return _with_adapter(backbone, shape.lora_rank) if shape.lora_rank else backbone
+    return _pretrained(name, data, shape)
 
 
 def model_digest(name: str) -> str:
@@ -125,9 +129,11 @@ def _text_net(data: LabelledDataset, shape: Shape) -> Backbone:
 def _text_backbone(
     model: PreTrainedModel, tokenizer: Tokenizer, max_tokens: int, pad_id: int, empty_id: int
 ) -> Backbone:
+    read = PlainText(tokenizer)
+
     def prepare(texts: Sequence[Any]) -> list[Tensor]:
         tokenizer.enable_truncation(max_tokens)
-        encodings = tokenizer.encode_batch(list(texts))
+        encodings = read(list(texts))
         tokenizer.no_truncation()
         return [torch.tensor(encoding.ids or [empty_id]) for encoding in encodings]
 
@@ -174,46 +180,25 @@ def _image_size(data: LabelledDataset, shape: Shape) -> tuple[int, int]:
 
 
 def _pretrained(name: str, data: LabelledDataset, shape: Shape) -> Backbone:
-    directory = _directory(name)
-    encoder = "tokenizer.json" if data.task == "text-classification" else PROCESSOR
-    for file in ("config.json", encoder):
-        if not (directory / file).is_file():
-            raise InputError(f"{directory / file} is missing: {name} is no model for {data.task}")
+    directory = locate_model(name, f"{', '.join(NETS)}, or ")
+    config = read_config(directory)
     text = data.task == "text-classification"
-    kind: Any = AutoModelForSequenceClassification if text else AutoModelForImageClassification
-    try:
-        model = kind.from_pretrained(
-            directory,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # a head for other labels is made anew
-            **_names(data),
-        )
-    except Exception as error:  # transformers raises types of a dozen libraries, all meaning: not to be loaded
-        raise InputError(f"--model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    if not text and not (directory / PROCESSOR).is_file():
+        raise InputError(f"{directory / PROCESSOR} is missing: {name} is no model for {data.task}")
+    opened = open_model(directory, config, data.task, **_names(data))
+    model = with_adapter(opened.model, opened.fresh, shape.lora_rank) if shape.lora_rank else opened.model
     if not text:
         save = _copy(directory / PROCESSOR)
-        return Backbone(model, lambda images: images, _pixels(load_pixel_encoder(directory)), save, None)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = model.config.eos_token_id or 0
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    tokenizer.no_padding()
-    pad_id = model.config.pad_token_id
-    longest = getattr(model.config, "max_position_embeddings", None) or shape.max_tokens
-    if "roberta" in model.config.model_type or model.config.model_type == "camembert":
-        longest -= pad_id + 1  # these count positions from behind the padding's number
-    return _text_backbone(model, tokenizer, min(shape.max_tokens, longest), pad_id, pad_id)
-
-
-def _directory(name: str) -> Path:
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise InputError(f"--model {name}: no such directory; there is also {', '.join(NETS)}, or a hub id OWNER/NAME")
-    return fetch(name)
+        backbone = Backbone(model, lambda images: images, _pixels(load_pixel_encoder(directory)), save, None)
+        items = list(data.train.inputs[:2])
+    else:
+        max_tokens, pad_id = longest_text(opened.model, shape.max_tokens), opened.model.config.pad_token_id
+        empty_id = getattr(config, "unk_token_id", None) or pad_id
+        backbone = _text_backbone(model, open_tokenizer(directory, max_tokens), max_tokens, pad_id, empty_id)
+        items = [*TRIAL_TEXTS, TRIAL_TEXTS[0] * max_tokens]
+    backbone.adapted = bool(shape.lora_rank)
+    check_answers(f"--model {name}", lambda some: backbone.logits(backbone.prepare(some)), items)
+    return backbone
 
 
 def _copy(file: Path) -> Callable[[Path], None]:
@@ -223,23 +208,6 @@ def _copy(file: Path) -> Callable[[Path], None]:
         (directory / file.name).write_bytes(content)
 
     return save
-
-
-def _with_adapter(backbone: Backbone, rank: int) -> Backbone:
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  a second to import, for those who ask for it
-
-    head = next((name for name in ("classifier", "score", "head") if hasattr(backbone.model, name)), None)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        lora_dropout=0.05,
-        target_modules="all-linear",
-        modules_to_save=[head] if head else None,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft's business
-        adapted = cast("PreTrainedModel", get_peft_model(backbone.model, config))
-    return Backbone(adapted, backbone.prepare, backbone.batch, backbone.save_encoder, backbone.max_tokens, adapted=True)
 
 
 def is_bundle(name: str) -> bool:

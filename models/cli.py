@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from models.commands import MINILM_NAME, run_calibrate, run_compare, run_evaluate, run_tune
+from models.commands import MINILM_NAME, run_calibrate, run_compare, run_evaluate, run_import, run_tune
 from models.recipes import FEWEST_STEPS, STRENGTHS, losses_in_words, schedule_in_words
 
 # Of the nets that start from nothing; the schedule's epochs are few for a few rows.
@@ -36,6 +36,8 @@ def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     _add_data(tune)
     _add_level(tune)
     tune.set_defaults(run=run_tune)
+
+    _add_import(commands)
 
     calibrate = commands.add_parser("calibrate", help="temperature, calibration data and thresholds of a bundle")
     calibrate.add_argument("bundle", type=Path)
@@ -113,6 +115,21 @@ def _add_large(parser: argparse.ArgumentParser) -> None:
         help="the large model's bundle, or a .csv, .jsonl or .parquet table of its answers: columns text (for images "
         "file; or split and row) and large_label, label or large_correct",
     )
+
+
+def _add_import(commands: "argparse._SubParsersAction[Any]") -> None:
+    importing = commands.add_parser("import", help="make a bundle of a classifier that is fine-tuned already")
+    importing.add_argument("model", help="a directory that transformers' save_pretrained wrote, or a hub id")
+    importing.add_argument("--output", type=Path, required=True, help="the bundle's directory, a new or an empty one")
+    importing.add_argument("--name", help="of the bundle; default: that of its directory")
+    importing.add_argument(
+        "--labels", metavar="A,B,C", help="or a file with one a line, in the order of the model's outputs"
+    )
+    importing.add_argument(
+        "--max-tokens", type=int, metavar="N", help="a longer text is cut; default: the model's own limit, at most 512"
+    )
+    add_threads(importing)
+    importing.set_defaults(run=run_import)
 
 
 def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

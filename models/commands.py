@@ -1,4 +1,4 @@
-"""The offline commands: tune, calibrate, evaluate, compare. Each imports what it needs when it runs: torch is slow."""
+"""The offline commands. Each imports what it needs when it runs: torch is slow."""
 
 import argparse
 import os
@@ -159,6 +159,22 @@ def _seeds(text: str | None, default: int) -> list[int]:
     if any(not 0 <= seed < 2**32 for seed in seeds):
         raise InputError("a seed is a whole number from 0 to 4294967295")
     return seeds
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    """`gatekeeper import`."""
+    from models.bundle import check_output
+
+    check_output(arguments.output)
+    _use_threads(arguments)
+    _prepare_libraries()
+    from models.importing import import_model
+
+    bundle = import_model(
+        arguments.model, arguments.output, arguments.name, arguments.labels, arguments.max_tokens, _say
+    )
+    _say(f"wrote {bundle.directory} (gate digest {bundle.gate_digest[:12]}); next: gatekeeper calibrate")
+    return 0
 
 
 def _check_calibrate(arguments: argparse.Namespace) -> None:

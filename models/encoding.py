@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tokenizers import Encoding, PreTokenizedString, Tokenizer
@@ -18,6 +19,65 @@ _LETTER = re.compile(r"[^\W_]")
 # Before it is normalised: a letter that is not ASCII may become three.
 _LONG_WORD = re.compile(r"[^\s!-/:-@\[-`{-~]{17}|[^\x00-\x7f]{6}")
 
+_NOBODYS = "\U0010fffd"  # a character that no vocabulary has
+_PASSES = 3
+
+
+class PlainText:
+    """A tokenizer for what people write: a text that says [SEP] or </s> means these characters, not the end of itself.
+
+    Such a token acts on the model: it ends a text before its end, hides what follows, or ends in an error (BART counts
+    them). Tuning and serving both read texts through this class.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """The tokenizer's truncation and padding stay the caller's to set."""
+        self._tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True
+        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        with suppress(Exception):  # a model that knows no "unknown" raises nothing more special
+            special -= {token.id for token in tokenizer.model.tokenize(_NOBODYS)}
+        self._control = frozenset(special)
+
+    def __call__(self, texts: Sequence[str]) -> list[Encoding]:
+        """One encoding a text, in their order."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        # Some vocabularies have the control tokens among their pieces, and make them out of plain characters.
+        if self._control and any(self._places(encoding) for encoding in encodings):
+            plain = [
+                self._harmless(text) if self._places(encoding) else text
+                for text, encoding in zip(texts, encodings, strict=True)
+            ]
+            encodings = self._tokenizer.encode_batch_fast(plain)
+        return encodings
+
+    def _places(self, encoding: Encoding) -> list[int]:
+        """Where the text itself, and not what stands around every text, has become a control token."""
+        return [
+            place
+            for place, (number, around) in enumerate(zip(encoding.ids, encoding.special_tokens_mask, strict=True))
+            if number in self._control and not around
+        ]
+
+    def _harmless(self, text: str) -> str:
+        """The text with such pieces broken by a space; what resists that is left out."""
+        attempt = 0
+        while True:
+            encoding = self._tokenizer.encode(text)  # only this one tells where in the text a token lies
+            places = self._places(encoding)
+            if not places:
+                return text
+            parts, done = [], 0
+            for start, end in (encoding.offsets[place] for place in places):
+                broken = f"{text[start : start + 1]} {text[start + 1 : end]}" if attempt < _PASSES else ""
+                parts += [text[done:start], broken]
+                done = max(done, end)
+            # What lies behind the last token is not read now, and is not when there are more.
+            shorter = "".join([*parts, text[done : max(end for _, end in encoding.offsets)]])
+            if attempt >= _PASSES and len(shorter) >= len(text):
+                return ""
+            text, attempt = shorter, attempt + 1
+
 
 class TextEncoder:
     """A tokenizer.json that cuts at max_tokens, special ones included, and pads a batch to its longest text."""
@@ -27,6 +87,7 @@ class TextEncoder:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.enable_padding(pad_id=pad_id)
+        self._plain = PlainText(self._tokenizer)
         self._max_tokens, self._pad_id = max_tokens, pad_id
         model = self._tokenizer.model
         self._longest_word = model.max_input_chars_per_word if isinstance(model, WordPiece) else 0
@@ -47,7 +108,7 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str]) -> list[Encoding]:
         """One encoding a text, in their order. Not for two threads at once."""
-        return self._tokenizer.encode_batch_fast([self._useful(text) for text in texts])
+        return self._plain([self._useful(text) for text in texts])
 
     def _useful(self, text: str) -> str:
         """The text without what cannot reach the model, or would take too long on its way there."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from models.answers import answers
-from models.bundle import CALIBRATION, CARD, Bundle, rewrite_bundle
+from models.bundle import CALIBRATION, CARD, Bundle, Manifest, rewrite_bundle
 from models.calibrate import check_task, expected_classes
 from models.classifier import Classifier, load_classifier
 from models.data.datasets import LabelledDataset
@@ -80,9 +80,8 @@ def items_per_second(small: Classifier, items: Sequence[Any], batch_size: int = 
 def about_bundle(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | None, seed: int) -> dict[str, str]:
     """What a report says of where its numbers come from."""
     manifest = bundle.manifest
-    alpha = "" if manifest.alpha is None else f", alpha {manifest.alpha:g}"
     return {
-        "Small model": f"{manifest.name} ({manifest.loss}{alpha}, seed {manifest.seed})",
+        "Small model": f"{manifest.name} ({_made(manifest)})",
         "Large model": large.name if large else "unknown",
         "Data": f"{data.name}, test split of {len(data.test):,} items; {data.licence}",
         "Gate": f"{manifest.score} at temperature {manifest.temperature:g}, threshold {manifest.default_threshold:g}",
@@ -90,6 +89,14 @@ def about_bundle(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | No
         "Gate digest": bundle.gate_digest,
         "Bootstrap": f"200 resamples of the items, seed {seed}",
     }
+
+
+def _made(manifest: Manifest) -> str:
+    """How its weights came about."""
+    if manifest.loss is None:
+        return "fine-tuned elsewhere" if "imported_from" in manifest.training else "of unknown origin"
+    alpha = "" if manifest.alpha is None else f" (alpha {manifest.alpha:g})"
+    return f"loss {manifest.loss}{alpha}, seed {manifest.seed}"
 
 
 def _certified(certificate: dict[str, Any] | None) -> str:
@@ -123,13 +130,13 @@ def _card(bundle: Bundle, data: LabelledDataset, headline: dict[str, float], lar
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in headline.items())
     beside = f", with `{large.name}` as the large model" if large else ""
     base = f"\nA linear head on the frozen {manifest.base.hub_id or manifest.base.package}.\n" if manifest.base else ""
+    calibrated = "calibrated" if CALIBRATION in manifest.files else "not calibrated"
     return f"""# {manifest.name}
 
-{manifest.task}, {len(manifest.labels)} labels, runtime `{manifest.runtime}`, loss {manifest.loss}\
-{f" (alpha {manifest.alpha:g})" if manifest.alpha is not None else ""}, seed {manifest.seed}.
+{manifest.task}, {len(manifest.labels)} labels, runtime `{manifest.runtime}`, {_made(manifest)}.
 {base}
-Trained on {manifest.dataset}; {"calibrated" if CALIBRATION in manifest.files else "not calibrated"}. Data of this \
-measurement: {data.name}, {data.licence}.
+Trained on {manifest.dataset or "unknown data"}; {calibrated}. \
+Data of this measurement: {data.name}, {data.licence}.
 
 Measured on the {len(data.test)} {"in-scope " if data.out_of_scope else ""}test items of {data.name} at the threshold \
 {headline["threshold"]:g} (temperature {manifest.temperature:g}){beside}:

@@ -11,7 +11,10 @@ from models.errors import BundleError
 
 # Of a hub repository only what a classifier is made of, and no pickle.
 PATTERNS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
-PATTERNS += ["tokenizer.json", "preprocessor_config.json"]
+PATTERNS += ["tokenizer.json", "preprocessor_config.json", "README.md", "adapter_config.json"]
+# What a tokenizer.json can be made of where there is none.
+PATTERNS += ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"]
+PATTERNS += ["spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"]
 
 
 def transformers_library() -> ModuleType:

@@ -1,13 +1,15 @@
 """Tokens at a bounded cost: those of the whole text, but for a text that nobody has written."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import FIRST, LAST, MASK, PAD, UNKNOWN, byte_pairs, sentence_pieces, word_pieces
 from tokenizers import Tokenizer
 
-from models.encoding import MOST_WORK, SHORT_CHARS, TextEncoder
+from models.encoding import MOST_WORK, SHORT_CHARS, PlainText, TextEncoder
 
 MAX_TOKENS = 16
 
@@ -73,3 +75,36 @@ def test_long_prose_is_read_as_far_as_the_tokens_reach(path: Path) -> None:
 def test_a_short_text_is_not_looked_at(path: Path) -> None:
     text = "x" * SHORT_CHARS
     assert TextEncoder(path, 128, 0)._useful(text) is text
+
+
+CONTROL = {FIRST, LAST, PAD, MASK}
+PARTS = st.sampled_from(
+    ["<s>", "</s>", "<pad>", "[SEP]", "[CLS]", "[MASK]", "<mask>", "<", "s>", "/", "a", " ", "\uff1c/s>"]
+)
+
+
+@pytest.mark.parametrize("made", [word_pieces, byte_pairs, sentence_pieces, lambda: sentence_pieces("<s> $A </s>")])
+@given(texts=st.lists(st.lists(PARTS, max_size=30).map("".join), min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_no_text_holds_a_token_that_acts_on_the_model(made: Callable[[], Tokenizer], texts: list[str]) -> None:
+    """Only what stands around a text does; full-width characters become such a token when they are normalised."""
+    tokenizer = made()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    for encoding in PlainText(tokenizer)(texts):
+        inside = [
+            number for number, around in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not around
+        ]
+        assert not CONTROL & set(inside)
+        assert len(encoding.ids) <= MAX_TOKENS
+
+
+def test_what_looks_like_such_a_token_is_read_as_its_characters() -> None:
+    tokenizer = sentence_pieces()
+    (encoding,) = PlainText(tokenizer)(["stop</s>now"])
+    assert encoding.ids[-1] == LAST
+    assert "".join(map(tokenizer.id_to_token, encoding.ids[:-1])).replace("▁", "") == "stop</s>now"
+    assert UNKNOWN not in encoding.ids
+    (encoding,) = PlainText(word_pieces())(["now [SEP] stop"])
+    assert encoding.ids[-1] == LAST
+    assert LAST not in encoding.ids[:-1]
+    assert UNKNOWN not in encoding.ids
