@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-import models.architectures  # noqa: F401  registers ours with the Auto classes
+from models.architectures import TextNet  # the import registers ours with the Auto classes
 from models.bundle import ENCODERS, MOST_JSON_BYTES, Task
 from models.errors import BundleError, InputError
 from models.files import MIB, read_json
@@ -138,7 +138,7 @@ def open_model(directory: Path, config: Any, task: Task, **changes: Any) -> Open
         raise InputError(f"{directory} cannot be loaded: {others[0]} has another shape than config.json says")
     broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
     if broken:
-        raise InputError(f"{directory} cannot be loaded: {broken[0]} holds values that are no numbers")
+        raise InputError(f"{directory} cannot be loaded: it holds NaN or infinite numbers in {broken[0]}")
     if task == "text-classification":
         _settle_padding(model)
     return Opened(model, fresh & named)
@@ -149,7 +149,9 @@ def _is_of_base(model: PreTrainedModel, name: str) -> bool:
 
 
 def _settle_padding(model: PreTrainedModel) -> None:
-    """A padding token for a model that has none: with it, decoders find the end of a text."""
+    """A padding token for a model that has none: with it, decoders find the end of a text. Our own nets have one."""
+    if isinstance(model, TextNet):
+        return
     config, rows = model.config, model.get_input_embeddings().num_embeddings
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     candidates = (number for number in (config.pad_token_id, *ends, 0) if number is not None and 0 <= number < rows)
@@ -226,7 +228,7 @@ def check_answers(what: str, logits: Callable[[Sequence[Any]], Tensor], items: I
     except Exception as error:
         raise InputError(f"{what} does not answer: {_first_line(error)}") from error
     if not together.isfinite().all():
-        raise InputError(f"{what} answers with values that are no numbers")
+        raise InputError(f"{what} answers with NaN or infinite numbers")
     if ((together - alone).abs() > NEAR * (1 + alone.abs())).any():
         raise InputError(
             f"{what} answers otherwise when other inputs stand beside one (padding moves what it sees): no threshold "

@@ -112,7 +112,6 @@ class Tuning:
         self.measures: dict[str, float] = {}
         set_seed(recipe.seed)
         self.backbone = open_backbone(recipe.model, data, recipe.shape)
-        check_weights(recipe.model, self.backbone)
         with Waiting(f"preparing {len(data.train)} items"):
             self._train = self.backbone.prepare(data.train.inputs)
             self.select = self.backbone.prepare(data.select.inputs)
@@ -198,13 +197,6 @@ def tune(tuning: Tuning, loss: Loss, output: Path) -> Bundle | None:
         | {"key": tuning.second_directory(loss).name},
     }
     return write_bundle(output, manifest, write_files)
-
-
-def check_weights(name: str, backbone: Backbone) -> None:
-    """Raise InputError where a weight is NaN from the start: training would end with that, hours later."""
-    bad = [key for key, weight in backbone.model.named_parameters() if not weight.isfinite().all()]
-    if bad:
-        raise InputError(f"--model {name} holds NaN or infinite numbers in {bad[0]}: it is damaged")
 
 
 def circumstances(machine: Machine) -> dict[str, Any]:

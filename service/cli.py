@@ -13,7 +13,7 @@ from models.cli import add_commands
 from models.errors import InputError
 from models.printing import discard_output, finish_output, prepare_output, printable
 from service.api_keys import ApiKeys
-from service.command_line import Parser, versions
+from service.command_line import Parser, Version
 from service.errors import StartupError
 from service.key_commands import add_key_commands
 from service.settings import EdgeSettings, LargeSettings, setting_names, variable_of
@@ -67,7 +67,7 @@ def _extra_with(module: str) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("gatekeeper", description="Model cascades with a tuned, calibrated gate.")
-    parser.add_argument("--version", action="version", version=versions())
+    parser.add_argument("--version", action=Version, nargs=0, help="show the versions of ours, of Python and of torch")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="the edge: small model, gate, remote large model")

@@ -56,7 +56,15 @@ class Parser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
 
 
-def versions() -> str:
+class Version(argparse.Action):
+    """`--version`, looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        print(_versions())
+        parser.exit()
+
+
+def _versions() -> str:
     """Of ours, Python's and torch's, which is not loaded for it."""
     return f"gatekeeper {_version('gatekeeper-cascade')}, Python {sys.version.split()[0]}, torch {_version('torch')}"
 

@@ -16,6 +16,7 @@ PREFIX = "GATEKEEPER_"
 KEY = f"{PREFIX}API_KEY"
 # Read by the commands that ask a running service, by the load tests and by the offline job.
 OF_COMMANDS = ("DATA_DIR", "API_KEY", "LOAD_KEY", "LOAD_DATA")
+GUARDS = tuple(f"{PREFIX}{name}" for name in ("API_KEYS", "API_KEYS_FILE", "LARGE_API_KEYS", "LARGE_API_KEYS_FILE"))
 SECRETS = frozenset({"admin_token", "remote_key"})
 OF_THE_POLICY = ("THRESHOLD", "DEFERRAL", "ON_REMOTE_FAILURE", "REMOTE_TIMEOUT_S")
 _LINK = re.compile(r"(?:tcp|udp|sctp)://\S+:[0-9]+")
@@ -64,12 +65,14 @@ def remarks(environment: Mapping[str, str], settings: Iterable[str]) -> list[str
     lines += [f"{name} is no setting and is ignored{_advice(name, known)}" for name in _unknown(environment, known)]
     if _is_no_key(environment):
         lines.append(f"{KEY} is the key that `gatekeeper demo` and `evaluate` send; a service reads {KEY}S")
+    lines += [f"{name} is empty: no API key is asked for" for name in GUARDS if environment.get(name) == ""]
     return lines
 
 
 def without_remarks(environment: Mapping[str, str], settings: Iterable[str]) -> dict[str, str]:
     """For children, so that each remark is made once."""
     told = {*_links(environment), *_unknown(environment, _known(settings)), *([KEY] if _is_no_key(environment) else [])}
+    told |= {name for name in GUARDS if environment.get(name) == ""}
     return {name: value for name, value in environment.items() if name not in told}
 
 

@@ -178,7 +178,7 @@ def _configured(**changes: Any) -> Callable[[Path], object]:
         (lambda directory: (directory / "model.safetensors").unlink(), "model.safetensors is missing"),
         (_replaced("model.safetensors", lambda whole: whole[:20_000]), "incomplete"),
         (_replaced("model.safetensors", b""), "cannot be loaded"),
-        (_without_a_number, "no numbers"),
+        (_without_a_number, "NaN or infinite"),
         (_replaced("config.json", b""), "is no JSON"),
         (_replaced("config.json", lambda whole: whole[:100]), "is no JSON"),
         (_replaced("config.json", b"[]"), "no JSON object"),

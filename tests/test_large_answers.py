@@ -168,7 +168,7 @@ def test_equal_rows_are_one_and_odd_grades_are_told(tmp_path: Path, data: Labell
         ("a.csv", b"text,answer\nx,y\n", "no column 'label'"),
         ("a.csv", b'text,label\n"half', "not valid csv"),
         ("a.parquet", b"PAR1", "damaged, or not a parquet file"),
-        ("a.jsonl", b"{", "not valid JSON"),
+        ("a.jsonl", b'{"text": "a", "label"', "not valid JSON"),
     ],
 )
 def test_what_is_no_table_is_one_line(

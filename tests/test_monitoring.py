@@ -317,6 +317,7 @@ class Traffic:
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
         self.answers: Counter[str] = Counter()
+        self._easy = tuple(EASY)
         self._sentences = [*EASY, *HARDER, *ODD]
         self._doubtful = ""
 
@@ -342,11 +343,11 @@ class Traffic:
         self.answers["failed"] += 1
         self.change({"on_remote_failure": "degrade"})
         for _ in range(6):
-            self.send([EASY[0], self._doubtful])
+            self.send([self._easy[0], self._doubtful])
 
     def a_little(self) -> None:
         """Some of everything."""
-        self.send([*EASY[:2], *ODD[:2]])
+        self.send([*self._easy[:2], *ODD[:2]])
         self.client.post("/v1/classify", json={"inputs": []})
 
     def send(self, texts: list[str]) -> None:
