@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from service.cascade import Answer, Call, Classifier, Disconnected, unless_gone
+from service.cascade.cascade import Answer, Call, Classifier, Disconnected, unless_gone
 from service.errors import Expired, Overloaded, TooLarge
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from models.classifier import load_classifier
 from models.errors import BundleError
 from service.api_keys import ApiKeys
 from service.batcher import Batcher, BatchLimits
-from service.cascade import Cascade, Classifier, LargeModel, Prediction
+from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.decoding import DecodeLimits, Decoder, DecodingClassifier
 from service.endpoint import Endpoint
 from service.errors import RemoteBadAnswer, RemoteError, StartupError

@@ -28,7 +28,7 @@ from service.api import classify
 from service.api.problems import install_problems, refusal
 from service.api_keys import ApiKeys
 from service.batcher import Batcher, BatchLimits
-from service.cascade import Answer, Call, Cascade, Output
+from service.cascade.cascade import Answer, Call, Cascade, Output
 from service.errors import (
     BreakerOpen,
     ClientGone,

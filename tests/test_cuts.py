@@ -19,8 +19,8 @@ from models.thresholds import (
     threshold_for_accuracy_loss,
     threshold_for_ratio,
 )
+from service.cascade.gate import decide
 from service.forecast import Expectation
-from service.gate import decide
 
 SCORES = st.sampled_from(sorted(SCORE_RANGES))
 

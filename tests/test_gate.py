@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.gate import Decision, Route, decide
+from service.cascade.gate import Decision, Route, decide
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from service.api.document import complete
 from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.bounded_json import Model
-from service.cascade import MAX_HOPS, Answer, Call, Output
+from service.cascade.cascade import MAX_HOPS, Answer, Call, Output
+from service.cascade.gate import Reason, Route
 from service.errors import ClientGone, GatekeeperError, InvalidRequest, RequestError, TooLarge, TooManyHops
-from service.gate import Reason, Route
 from service.remote import Input
 from service.remote_wire import HANDSHAKE
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from service.batcher import Batcher
+from service.cascade.gate import Decision, DecisionName, Reason, Route, decide
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -21,7 +22,6 @@ from service.errors import (
     RemoteError,
     RemoteTimeout,
 )
-from service.gate import Decision, DecisionName, Reason, Route, decide
 from service.jobs import Batched
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
