@@ -19,7 +19,7 @@ from models.classifier import Classifier as BundleClassifier
 from models.classifier import load_classifier
 from models.errors import BundleError
 from service.api_keys import ApiKeys
-from service.batcher import Batcher, BatchLimits
+from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.decoding import DecodeLimits, Decoder, DecodingClassifier
 from service.endpoint import Endpoint

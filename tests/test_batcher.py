@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from service.batch_choice import choose
-from service.batcher import Batcher, BatchLimits
+from service.batching.batcher import Batcher, BatchLimits
+from service.batching.choice import choose
+from service.batching.queue import MAX_PASSED_OVER, Job, JobQueue
+from service.batching.wait import Pace
 from service.errors import Expired, ModelDown, ModelFailed, Overloaded
-from service.jobs import MAX_PASSED_OVER, Job, JobQueue
-from service.pace import Pace
 
 Runner = Any
 BOTH = pytest.mark.parametrize("runner", ["inline", "thread"])

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batcher import REACH_BATCHES, Batcher, BatchLimits
+from service.batching.batcher import REACH_BATCHES, Batcher, BatchLimits
+from service.batching.queue import MAX_PASSED_OVER, Batched, Job, JobQueue
 from service.errors import Expired, ModelFailed, Overloaded
-from service.jobs import MAX_PASSED_OVER, Batched, Job, JobQueue
 
 ITEM_S = 0.01
 

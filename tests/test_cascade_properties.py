@@ -27,7 +27,7 @@ from starlette.middleware import Middleware
 from service.api import classify
 from service.api.problems import install_problems, refusal
 from service.api_keys import ApiKeys
-from service.batcher import Batcher, BatchLimits
+from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Answer, Call, Cascade, Output
 from service.errors import (
     BreakerOpen,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service import runtime
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
 from service.settings import EdgeSettings
 
 

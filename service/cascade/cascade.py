@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
+from service.batching.queue import Batched
 from service.cascade.gate import Decision, DecisionName, Reason, Route, decide
 from service.errors import (
     ClientGone,
@@ -22,7 +23,6 @@ from service.errors import (
     RemoteError,
     RemoteTimeout,
 )
-from service.jobs import Batched
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
 from service.policy import Policy

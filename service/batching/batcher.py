@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from service.batching.queue import Batch, Batched, Job, JobQueue
+from service.batching.runner import InlineRunner, ThreadRunner
+from service.batching.wait import Pace
 from service.errors import GatekeeperError, ModelDown, Overloaded
-from service.jobs import Batch, Batched, Job, JobQueue
-from service.pace import Pace
-from service.runner import InlineRunner, ThreadRunner
 
 REACH_BATCHES = 4  # a batch is chosen from the oldest four batches' worth of items, so that choosing has a bound
 CLOSE_S = 1.0  # clients have had all of shutdown_timeout_s: what still runs then answers nobody

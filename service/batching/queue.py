@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from service.batch_choice import choose, fits
+from service.batching.choice import choose, fits
 from service.errors import Expired, GatekeeperError
 
 MAX_PASSED_OVER = 8

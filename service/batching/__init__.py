@@ -1,0 +1,1 @@
+"""The queue in front of the small model, and where it runs."""
