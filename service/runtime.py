@@ -21,12 +21,12 @@ from models.errors import BundleError
 from service.api_keys import ApiKeys
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
-from service.decoding import DecodeLimits, Decoder, DecodingClassifier
 from service.endpoint import Endpoint
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.exchange import trusted_roots
 from service.forecast import Forecast
-from service.images import ImageReader
+from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
+from service.images.reader import ImageReader
 from service.intake import Intake
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics

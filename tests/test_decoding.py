@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import eventually
 
-from service.decoding import DecodeLimits, Decoder
 from service.errors import Expired, InvalidRequest, Overloaded, TooLarge
+from service.images.decoder import DecodeLimits, Decoder
 
 
 class Reader:

@@ -16,9 +16,9 @@ import PIL.Image
 from models.data.images import ImageFile, Limits, TooManyPixels, TooMuchMetadata, UnknownKind, header, picture
 from models.data.png import TooManyParts
 from models.errors import InputError
-from service.decoding import Encoded
 from service.errors import InvalidRequest, TooLarge
-from service.image_cost import decode_s
+from service.images.cost import decode_s
+from service.images.decoder import Encoded
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_SIDE = 65_535  # JPEG's and GIF's own; each row takes memory of its own, so a column of 16 million is far dearer

@@ -1,0 +1,1 @@
+"""Encoded images to the model's, in threads, by what they cost."""
