@@ -37,7 +37,7 @@ LAYERS = (
         "the way to the large model",
         ("service/remote", "service/exchange", "service/endpoint", "packing.py", "aiohttp/"),
     ),
-    ("cascade and gate", ("service/cascade/cascade.py", "service/cascade/gate.py", "service/breaker.py")),
+    ("cascade and gate", ("service/cascade/cascade.py", "service/cascade/gate.py", "service/remote/breaker.py")),
     ("endpoint: parse, check, write", ("service/api/", "service/api_keys", "service/rate_limits", "pydantic", "json/")),
     ("ids, headers, request metrics", ("service/request.py", "service/app.py")),
     ("the bare route's own code", ("loadtests/bare.py",)),

@@ -21,20 +21,20 @@ from models.errors import BundleError
 from service.api_keys import ApiKeys
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
-from service.endpoint import Endpoint
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
-from service.exchange import trusted_roots
 from service.forecast import Forecast
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
 from service.intake import Intake
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
-from service.packing import PackingRemote
 from service.policy import Policy, PolicyStore
 from service.policy_store import open_policy_store
 from service.rate_limits import RateLimits
-from service.remote import GatekeeperRemote, RemoteLimits
+from service.remote.coalescing import PackingRemote
+from service.remote.endpoint import Endpoint
+from service.remote.http import trusted_roots
+from service.remote.pool import GatekeeperRemote, RemoteLimits
 from service.settings import EdgeSettings, LargeSettings
 from service.status import (
     ConsoleState,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import BreakerOpen, RemoteError
-from service.remote import Input, RemoteAnswer
+from service.remote.pool import Input, RemoteAnswer
 
 LABELS = ("red", "green", "blue", "gold", "grey")
 

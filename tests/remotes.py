@@ -9,7 +9,7 @@ from typing import Any
 
 from faulty_server import Script, Turn
 
-from service.remote import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
+from service.remote.pool import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
 
 PATIENT_S = 10.0  # for calls that are answered or fail by themselves
 IMPATIENT_S = 0.2  # for calls that can only end by their deadline

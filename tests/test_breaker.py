@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.breaker import Breaker, Permit
+from service.remote.breaker import Breaker, Permit
 
 OPEN_S = 2.0
 LEASE_S = 5.0

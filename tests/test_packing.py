@@ -9,10 +9,10 @@ import pytest
 from faulty_server import FaultyServer, Script, Turn, head, outputs, serving
 from remotes import PATIENT_S, Outcomes, answering, good, never, remote_to
 
-from service.endpoint import ENOUGH_S
 from service.errors import RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
-from service.packing import PACK_CHARS, PACKED_TEXT_CHARS, PackingRemote
-from service.remote import RemoteAnswer
+from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, PackingRemote
+from service.remote.endpoint import ENOUGH_S
+from service.remote.pool import RemoteAnswer
 
 
 @asynccontextmanager

@@ -28,7 +28,6 @@ from remotes import (
     sending,
 )
 
-from service.endpoint import ENOUGH_S
 from service.errors import (
     BreakerOpen,
     ForeignLabel,
@@ -38,7 +37,8 @@ from service.errors import (
     RemoteTimeout,
     RemoteUnavailable,
 )
-from service.remote import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
+from service.remote.endpoint import ENOUGH_S
+from service.remote.pool import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
 
 # --- what is sent, what comes back
 
@@ -769,7 +769,7 @@ async def test_a_success_in_between_keeps_the_breaker_closed() -> None:
 
 async def test_one_probe_heals_the_breaker_while_others_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     """And the log says so once: when it opens and when it closes."""
-    caplog.set_level(logging.INFO, logger="service.endpoint")
+    caplog.set_level(logging.INFO, logger="service.remote.endpoint")
     healed = asyncio.Event()
     clock = Clock()
 

@@ -25,7 +25,7 @@ from remotes import (
 )
 
 from service.errors import BreakerOpen, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
-from service.remote import GatekeeperRemote, RemoteAnswer
+from service.remote.pool import GatekeeperRemote, RemoteAnswer
 
 
 @asynccontextmanager

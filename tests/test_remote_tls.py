@@ -10,7 +10,7 @@ from faulty_server import serving
 from remotes import Outcomes, answering, ask, dropping, good, remote_to
 
 from service.errors import RemoteUnavailable, StartupError
-from service.exchange import trusted_roots
+from service.remote.http import trusted_roots
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 

@@ -25,8 +25,8 @@ from service.bounded_json import Model
 from service.cascade.cascade import MAX_HOPS, Answer, Call, Output
 from service.cascade.gate import Reason, Route
 from service.errors import ClientGone, GatekeeperError, InvalidRequest, RequestError, TooLarge, TooManyHops
-from service.remote import Input
-from service.remote_wire import HANDSHAKE
+from service.remote.gatekeeper_wire import HANDSHAKE
+from service.remote.pool import Input
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from service.errors import (
 from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
 from service.policy import Policy
-from service.remote import Input, ItemAnswer, Remote, RemoteAnswer
+from service.remote.pool import Input, ItemAnswer, Remote, RemoteAnswer
 
 MAX_HOPS = 4
 ANSWER_MARGIN_S = 0.02  # kept back of a client's deadline, so that a degraded answer still reaches it in time

@@ -7,10 +7,10 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from service import remote_wire
-from service.breaker import Breaker, Permit
 from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout
-from service.exchange import Connections, KeyRefused, Rejected
+from service.remote import gatekeeper_wire
+from service.remote.breaker import Breaker, Permit
+from service.remote.http import Connections, KeyRefused, Rejected
 
 LABELS_TIMEOUT_S = 5.0
 # A client's own deadline says something of the server if it left `ENOUGH` times what the server usually takes, and no
@@ -150,8 +150,8 @@ class Endpoint:
         """The labels that this server says its model has. Raises RemoteError; RemoteBadAnswer if it tells none."""
         deadline = asyncio.get_running_loop().time() + LABELS_TIMEOUT_S
         # On a fresh connection: the pool's are all for calls.
-        headers = {remote_wire.HANDSHAKE: self._handshake}
-        return remote_wire.labels(await self._exchange("GET", "/v1/models", headers, None, deadline, fresh=True))
+        headers = {gatekeeper_wire.HANDSHAKE: self._handshake}
+        return gatekeeper_wire.labels(await self._exchange("GET", "/v1/models", headers, None, deadline, fresh=True))
 
     def meets(self, theirs: Sequence[str], ours: Sequence[str]) -> None:
         """It has told its labels."""

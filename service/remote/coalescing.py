@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError
-from service.exchange import ServerFailed, TooMuch
-from service.remote import Remote
-from service.remote_wire import Input, ItemAnswer, divided
+from service.remote.gatekeeper_wire import Input, ItemAnswer, divided
+from service.remote.http import ServerFailed, TooMuch
+from service.remote.pool import Remote
 
 # A long text would make its neighbours wait for it.
 PACKED_TEXT_CHARS = 1_024

@@ -15,8 +15,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.breaker import Breaker
-from service.endpoint import Endpoint
 from service.errors import (
     BreakerOpen,
     ForeignLabel,
@@ -26,8 +24,10 @@ from service.errors import (
     RemoteTimeout,
     RemoteUnavailable,
 )
-from service.exchange import Connections, Passing, Rejected
-from service.remote_wire import Input, ItemAnswer, RemoteAnswer, answers, header_value, question
+from service.remote.breaker import Breaker
+from service.remote.endpoint import Endpoint
+from service.remote.gatekeeper_wire import Input, ItemAnswer, RemoteAnswer, answers, header_value, question
+from service.remote.http import Connections, Passing, Rejected
 
 __all__ = ["GatekeeperRemote", "Input", "ItemAnswer", "Remote", "RemoteAnswer", "RemoteLimits"]
 

@@ -1,0 +1,1 @@
+"""The way to the large models: which one, over which wire."""
