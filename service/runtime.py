@@ -22,14 +22,14 @@ from service.api_keys import ApiKeys
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
-from service.forecast import Forecast
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
 from service.intake import Intake
-from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
-from service.policy import Policy, PolicyStore
-from service.policy_store import open_policy_store
+from service.policy.document import Policy, PolicyStore
+from service.policy.forecast import Forecast
+from service.policy.live import LivePolicy
+from service.policy.store import open_policy_store
 from service.rate_limits import RateLimits
 from service.remote.coalescing import PackingRemote
 from service.remote.endpoint import Endpoint

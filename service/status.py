@@ -2,8 +2,8 @@
 
 from pydantic import BaseModel, Field
 
-from service.forecast import Histogram, Outlook
-from service.policy import Policy
+from service.policy.document import Policy
+from service.policy.forecast import Histogram, Outlook
 
 
 class StoreStatus(BaseModel):

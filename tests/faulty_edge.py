@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from models.classifier import Classifier
-from service import live_policy
 from service.cli import main
+from service.policy import live as live_policy
 
 PROCESS_FAULTS = ("clock", "files")
 

@@ -5,7 +5,7 @@ import pytest
 from processes import TOKEN, admin
 
 from service.api.problems import Problem
-from service.policy import Policy
+from service.policy.document import Policy
 
 ODD = "asdf qwer zxcv"
 

@@ -43,10 +43,10 @@ from service.errors import (
     RemoteUnavailable,
 )
 from service.intake import Intake
-from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics
-from service.policy import Policy
-from service.policy_store import SqlitePolicyStore
+from service.policy.document import Policy
+from service.policy.live import LivePolicy
+from service.policy.store import SqlitePolicyStore
 from service.rate_limits import RateLimits
 from service.request import DirectRoute, RequestMiddleware
 from service.sites import Sites

@@ -20,7 +20,7 @@ from models.thresholds import (
     threshold_for_ratio,
 )
 from service.cascade.gate import decide
-from service.forecast import Expectation
+from service.policy.forecast import Expectation
 
 SCORES = st.sampled_from(sorted(SCORE_RANGES))
 

@@ -21,8 +21,8 @@ from processes import Service, admin, eventually, spawn_edge, stopping
 from redis import Redis
 from redis_server import RedisServer, free_port
 
-from service.policy import MAX_VERSION, Policy
-from service.policy_store import RedisPolicyStore
+from service.policy.document import MAX_VERSION, Policy
+from service.policy.store import RedisPolicyStore
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
 

@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 from redis_server import RedisServer
 
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, PolicyStoreDown, VersionMismatch
-from service.live_policy import LivePolicy
-from service.policy import MAX_VERSION, Policy, PolicyPatch, PolicyReplacement, PolicyStore
-from service.policy_store import RedisPolicyStore, SqlitePolicyStore
+from service.policy.document import MAX_VERSION, Policy, PolicyPatch, PolicyReplacement, PolicyStore
+from service.policy.live import LivePolicy
+from service.policy.store import RedisPolicyStore, SqlitePolicyStore
 
 DEADLINE_S = 5.0
 INDEX_KEY, GATE_KEY = "gatekeeper:policy:{bundle}", "gatekeeper:policy:{bundle}:gate-a"

@@ -32,10 +32,10 @@ from redis import Redis
 from redis_server import RedisServer
 from test_policy import Replica
 
-from service import policy_store
 from service.errors import NotFound, PolicyStoreDown, VersionMismatch
-from service.policy import Policy, PolicyReplacement, PolicyStore
-from service.policy_store import RedisPolicyStore, SqlitePolicyStore
+from service.policy import store as policy_store
+from service.policy.document import Policy, PolicyReplacement, PolicyStore
+from service.policy.store import RedisPolicyStore, SqlitePolicyStore
 
 KEPT = 3  # instead of 1,000, so that a short run reaches it
 NAMES = st.sampled_from(["bundle", "b:{undle}"])

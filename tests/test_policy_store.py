@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis_server import RedisServer, find_redis_server, free_port
 
-from service import policy_store
 from service.errors import PolicyStoreDown, StartupError, VersionMismatch
-from service.policy import (
+from service.policy import store as policy_store
+from service.policy.document import (
     MAX_DOCUMENT_BYTES,
     MAX_VERSION,
     Policy,
@@ -30,7 +30,7 @@ from service.policy import (
     PolicyStore,
     highest_believable,
 )
-from service.policy_store import (
+from service.policy.store import (
     CHANNEL,
     MESSAGES_AT_ONCE,
     PROBLEMS_TOLD,
@@ -525,7 +525,7 @@ class TestSqlite:
     async def test_a_writer_that_hangs_makes_others_give_up_in_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("service.policy_store.BUSY_TIMEOUT_S", 0.05)
+        monkeypatch.setattr("service.policy.store.BUSY_TIMEOUT_S", 0.05)
         store = SqlitePolicyStore(tmp_path / "policy.db")
         await store.append("bundle", a_policy(1), expected_version=None)
         await store.close()
@@ -631,8 +631,8 @@ def start_writer(path: Path, note: str, *, writes: int) -> subprocess.Popen[str]
         from datetime import UTC, datetime
         from pathlib import Path
         from service.errors import VersionMismatch
-        from service.policy import Policy
-        from service.policy_store import SqlitePolicyStore
+        from service.policy.document import Policy
+        from service.policy.store import SqlitePolicyStore
 
         async def main(path, note, writes):
             store = SqlitePolicyStore(Path(path))

@@ -10,7 +10,7 @@ from certificates import Authority
 
 from service.cli import main
 from service.errors import PolicyStoreDown
-from service.policy_store import RedisPolicyStore
+from service.policy.store import RedisPolicyStore
 from service.redis_url import reason_of
 
 SECRET = "hush-hush"

@@ -16,8 +16,8 @@ from service.errors import (
     UnsupportedMediaType,
     VersionMismatch,
 )
-from service.forecast import Preview
-from service.policy import Policy, PolicyPatch, PolicyReplacement
+from service.policy.document import Policy, PolicyPatch, PolicyReplacement
+from service.policy.forecast import Preview
 from service.status import Status
 
 JSON_TYPES = ("application/json", "application/merge-patch+json")

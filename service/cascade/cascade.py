@@ -23,9 +23,9 @@ from service.errors import (
     RemoteError,
     RemoteTimeout,
 )
-from service.live_policy import LivePolicy
 from service.metrics import EdgeMetrics, Metrics
-from service.policy import Policy
+from service.policy.document import Policy
+from service.policy.live import LivePolicy
 from service.remote.pool import Input, ItemAnswer, Remote, RemoteAnswer
 
 MAX_HOPS = 4

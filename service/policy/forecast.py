@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from service.metrics import RecentItems
-from service.policy import Policy
+from service.policy.document import Policy
 
 BINS = 40
 Z_95 = 1.959964

@@ -24,7 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.errors import PolicyStoreDown, VersionMismatch
-from service.policy import MAX_DOCUMENT_BYTES, Policy, PolicyStore, highest_believable, read_document
+from service.policy.document import MAX_DOCUMENT_BYTES, Policy, PolicyStore, highest_believable, read_document
 from service.redis_url import label_of, open_pool, reason_of
 from service.settings import EdgeSettings
 

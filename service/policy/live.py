@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, PolicyStoreDown, VersionMismatch
-from service.policy import MAX_DOCUMENT_BYTES, Policy, PolicyPatch, PolicyReplacement, PolicyStore, read_document
+from service.policy.document import (
+    MAX_DOCUMENT_BYTES,
+    Policy,
+    PolicyPatch,
+    PolicyReplacement,
+    PolicyStore,
+    read_document,
+)
 
 logger = logging.getLogger(__name__)
 
