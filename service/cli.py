@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from models.cli import add_commands
 from models.errors import InputError
 from models.printing import discard_output, finish_output, prepare_output, printable
-from service.api_keys import ApiKeys
+from service.access.keys import ApiKeys
 from service.command_line import Parser, Version
 from service.errors import StartupError
 from service.key_commands import add_key_commands

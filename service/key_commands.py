@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from service.api_keys import KeyEntry, lock, new_key, read_file
+from service.access.keys import KeyEntry, lock, new_key, read_file
 from service.errors import StartupError
 
 

@@ -17,7 +17,7 @@ from service.errors import GatekeeperError
 from service.sites import Sites
 
 if TYPE_CHECKING:
-    from service.api_keys import Caller
+    from service.access.keys import Caller
     from service.runtime import Runtime
 
 Refuse = Callable[[Scope, GatekeeperError], ASGIApp]

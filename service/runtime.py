@@ -18,7 +18,8 @@ from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, Calibration, load_b
 from models.classifier import Classifier as BundleClassifier
 from models.classifier import load_classifier
 from models.errors import BundleError
-from service.api_keys import ApiKeys
+from service.access.budgets import RateLimits
+from service.access.keys import ApiKeys
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
@@ -30,7 +31,6 @@ from service.policy.document import Policy, PolicyStore
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
 from service.policy.store import open_policy_store
-from service.rate_limits import RateLimits
 from service.remote.coalescing import PackingRemote
 from service.remote.endpoint import Endpoint
 from service.remote.http import trusted_roots

@@ -15,8 +15,8 @@ import pytest
 from processes import ROOT, eventually
 from pydantic import SecretStr
 
-from service import api_keys
-from service.api_keys import ANYONE, ApiKeys, KeyEntry, RateLimit, new_key, parse_line, read_file
+from service.access import keys as api_keys
+from service.access.keys import ANYONE, ApiKeys, KeyEntry, RateLimit, new_key, parse_line, read_file
 from service.cli import main
 from service.errors import Forbidden, StartupError, Unauthorized
 

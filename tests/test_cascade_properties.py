@@ -24,9 +24,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
+from service.access.budgets import RateLimits
+from service.access.keys import ApiKeys
 from service.api import classify
 from service.api.problems import install_problems, refusal
-from service.api_keys import ApiKeys
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Answer, Call, Cascade, Output
 from service.errors import (
@@ -47,7 +48,6 @@ from service.metrics import EdgeMetrics
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
 from service.policy.store import SqlitePolicyStore
-from service.rate_limits import RateLimits
 from service.request import DirectRoute, RequestMiddleware
 from service.sites import Sites
 

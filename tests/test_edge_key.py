@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from models.edge_client import api_key, call, edge_client
 from models.errors import InputError
-from service.api_keys import new_key
+from service.access.keys import new_key
 from service.cli import main
 
 FULL, FULL_ENTRY = new_key("full", ["classify", "override"], None)

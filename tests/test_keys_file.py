@@ -18,7 +18,7 @@ import httpx
 import pytest
 from processes import ROOT, Service, eventually, free_port, stopping
 
-from service.api_keys import new_key, read_file
+from service.access.keys import new_key, read_file
 
 OWNER, SOMEBODY = 65_534, 65_533
 COMMAND = [sys.executable, "-m", "tests.another_user"]

@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 from redis_server import RedisServer
 
-from service import rate_limits
-from service.api_keys import ANYONE, Caller, RateLimit
+from service.access import budgets as rate_limits
+from service.access.budgets import RateLimits, Window, seconds_until
+from service.access.keys import ANYONE, Caller, RateLimit
 from service.errors import RateLimited, StartupError, TooLarge
-from service.rate_limits import RateLimits, Window, seconds_until
 
 
 @pytest.fixture(scope="module")

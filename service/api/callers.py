@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from service.api_keys import Caller
+from service.access.keys import Caller
 
 KEY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, gk_..."},

@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from service.api_keys import Caller, RateLimit
+from service.access.keys import Caller, RateLimit
 from service.errors import RateLimited, TooLarge
 from service.redis_url import open_pool, reason_of
 

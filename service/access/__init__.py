@@ -1,0 +1,1 @@
+"""Who may, and how much: API keys and their budgets."""
