@@ -32,7 +32,7 @@ SETTLE_S = 2
 LAYERS = (
     ("model: tokens, forward, softmax", ("models/", "torch/", "tokenizers/")),
     ("queue in front of the model", ("service/batcher", "service/runner", "service/jobs", "service/batch_", "pace.py")),
-    ("metrics", ("prometheus_client/", "service/metrics.py")),
+    ("metrics", ("prometheus_client/", "service/telemetry/metrics.py")),
     (
         "the way to the large model",
         ("service/remote", "service/exchange", "service/endpoint", "packing.py", "aiohttp/"),

@@ -118,8 +118,8 @@ def run_serve(arguments: argparse.Namespace) -> int:
     """`gatekeeper serve`."""
     settings = _settings(EdgeSettings, arguments, ("bundle", "host", "port", "remote_url"))
     from models.bundle import load_bundle
-    from service.logs import configure_logs
     from service.server import bind, run
+    from service.telemetry.logs import configure_logs
 
     configure_logs(settings, "edge")
     _check_access(settings, "GATEKEEPER_API_KEYS")
@@ -140,8 +140,8 @@ def run_serve_large(arguments: argparse.Namespace) -> int:
     """`gatekeeper serve-large`."""
     settings = _settings(LargeSettings, arguments, ("bundle", "host", "port"))
     from models.bundle import load_bundle
-    from service.logs import configure_logs
     from service.server import bind, run
+    from service.telemetry.logs import configure_logs
 
     configure_logs(settings, "large")
     _check_access(settings, "GATEKEEPER_LARGE_API_KEYS")

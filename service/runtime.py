@@ -26,7 +26,6 @@ from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
 from service.intake import Intake
-from service.metrics import EdgeMetrics, Metrics
 from service.policy.document import Policy, PolicyStore
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
@@ -47,6 +46,7 @@ from service.status import (
     Status,
     StoreStatus,
 )
+from service.telemetry.metrics import EdgeMetrics, Metrics
 
 logger = logging.getLogger(__name__)
 

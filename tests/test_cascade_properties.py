@@ -44,12 +44,12 @@ from service.errors import (
     RemoteUnavailable,
 )
 from service.intake import Intake
-from service.metrics import EdgeMetrics
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
 from service.policy.store import SqlitePolicyStore
 from service.request import DirectRoute, RequestMiddleware
 from service.sites import Sites
+from service.telemetry.metrics import EdgeMetrics
 
 ERRORS = [RemoteUnavailable, RemoteTimeout, RemoteBadAnswer, BreakerOpen, RemoteLimit, DeadlineExceeded]
 # Few values, so that ties with the threshold are common; None: the model raises on it.

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 from models.bundle import Calibration
-from service.metrics import RecentItems
 from service.policy.document import Policy
 from service.policy.forecast import BINS, Forecast
+from service.telemetry.metrics import RecentItems
 
 
 def policy(threshold: float, deferral: str = "on", version: int = 1) -> Policy:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.logs import configure_logs
 from service.settings import EdgeSettings
+from service.telemetry.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)

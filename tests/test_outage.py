@@ -5,7 +5,7 @@ import logging
 import pytest
 from remotes import Clock
 
-from service.outage import FEWEST, FOR_S, LAST, TELL_EVERY_S, WITHIN_S, Deferrals
+from service.telemetry.outage import FEWEST, FOR_S, LAST, TELL_EVERY_S, WITHIN_S, Deferrals
 
 
 @pytest.fixture

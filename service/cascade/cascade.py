@@ -23,10 +23,10 @@ from service.errors import (
     RemoteError,
     RemoteTimeout,
 )
-from service.metrics import EdgeMetrics, Metrics
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
 from service.remote.pool import Input, ItemAnswer, Remote, RemoteAnswer
+from service.telemetry.metrics import EdgeMetrics, Metrics
 
 MAX_HOPS = 4
 ANSWER_MARGIN_S = 0.02  # kept back of a client's deadline, so that a degraded answer still reaches it in time

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from service.metrics import RecentItems
 from service.policy.document import Policy
+from service.telemetry.metrics import RecentItems
 
 BINS = 40
 Z_95 = 1.959964
