@@ -39,10 +39,10 @@ LAYERS = (
     ),
     ("cascade and gate", ("service/cascade/cascade.py", "service/cascade/gate.py", "service/remote/breaker.py")),
     ("endpoint: parse, check, write", ("service/api/", "service/api_keys", "service/rate_limits", "pydantic", "json/")),
-    ("ids, headers, request metrics", ("service/request.py", "service/app.py")),
+    ("ids, headers, request metrics", ("service/server/middleware.py", "service/app.py")),
     ("the bare route's own code", ("loadtests/bare.py",)),
     ("FastAPI and Starlette", ("fastapi/", "starlette/")),
-    ("HTTP in and out: uvicorn", ("uvicorn/", "service/connections.py", "service/protocol.py")),
+    ("HTTP in and out: uvicorn", ("uvicorn/", "service/server/connections.py", "service/server/protocol.py")),
     ("event loop, sockets", ("asyncio/", "uvloop")),
 )
 IDLE = ("wait (threading.py", "_worker (concurrent/futures/thread.py", "get (queue.py")

@@ -11,10 +11,10 @@ from service.api import admin, classify, console, docs, health
 from service.api.problems import install_problems, refusal
 from service.api.shared import SharedDocument
 from service.errors import StartupError
-from service.request import HEALTH, DirectRoute, PortMiddleware, RequestMiddleware
 from service.runtime import EdgeRuntime, LargeRuntime, code_version, open_edge, open_large
+from service.server.middleware import HEALTH, DirectRoute, PortMiddleware, RequestMiddleware
+from service.server.sites import Sites
 from service.settings import EdgeSettings, LargeSettings, allowed_hosts
-from service.sites import Sites
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

@@ -118,7 +118,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     """`gatekeeper serve`."""
     settings = _settings(EdgeSettings, arguments, ("bundle", "host", "port", "remote_url"))
     from models.bundle import load_bundle
-    from service.server import bind, run
+    from service.server.run import bind, run
     from service.telemetry.logs import configure_logs
 
     configure_logs(settings, "edge")
@@ -140,7 +140,7 @@ def run_serve_large(arguments: argparse.Namespace) -> int:
     """`gatekeeper serve-large`."""
     settings = _settings(LargeSettings, arguments, ("bundle", "host", "port"))
     from models.bundle import load_bundle
-    from service.server import bind, run
+    from service.server.run import bind, run
     from service.telemetry.logs import configure_logs
 
     configure_logs(settings, "large")

@@ -1,7 +1,7 @@
 """`gatekeeper up`: the edge and the large-model service as two processes on this machine, stopped together.
 
 The first signal stops them, the edge first. Further ones go on to the child that is being stopped, which takes them as
-service/server.py says: what it has accepted is answered, unless somebody insists.
+service/server/run.py says: what it has accepted is answered, unless somebody insists.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from models.files import read_bounded
 from service.errors import StartupError
-from service.server import address, bind
+from service.server.run import address, bind
 from service.settings import EdgeSettings, LargeSettings, check_admin_token, setting_names
 from service.variables import without_remarks
 

@@ -25,7 +25,6 @@ from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
-from service.intake import Intake
 from service.policy.document import Policy, PolicyStore
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
@@ -34,6 +33,7 @@ from service.remote.coalescing import PackingRemote
 from service.remote.endpoint import Endpoint
 from service.remote.http import trusted_roots
 from service.remote.pool import GatekeeperRemote, RemoteLimits
+from service.server.intake import Intake
 from service.settings import EdgeSettings, LargeSettings
 from service.status import (
     ConsoleState,

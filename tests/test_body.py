@@ -8,7 +8,7 @@ import pytest
 
 from service.api.body import body_chunks, read_body
 from service.errors import ClientGone, Overloaded, TooLarge
-from service.intake import Intake
+from service.server.intake import Intake
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 

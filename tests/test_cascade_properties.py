@@ -43,12 +43,12 @@ from service.errors import (
     RemoteTimeout,
     RemoteUnavailable,
 )
-from service.intake import Intake
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
 from service.policy.store import SqlitePolicyStore
-from service.request import DirectRoute, RequestMiddleware
-from service.sites import Sites
+from service.server.intake import Intake
+from service.server.middleware import DirectRoute, RequestMiddleware
+from service.server.sites import Sites
 from service.telemetry.metrics import EdgeMetrics
 
 ERRORS = [RemoteUnavailable, RemoteTimeout, RemoteBadAnswer, BreakerOpen, RemoteLimit, DeadlineExceeded]

@@ -17,10 +17,10 @@ from processes import ROOT
 from redis_server import free_port
 from starlette.types import Receive, Scope, Send
 
-from service import connections
-from service.connections import INTERIM, LEAST_CONNECTIONS, ConnectionLimits, Connections, room_for
 from service.errors import StartupError
-from service.server import bind, listening
+from service.server import connections
+from service.server.connections import INTERIM, LEAST_CONNECTIONS, ConnectionLimits, Connections, room_for
+from service.server.run import bind, listening
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF_A_BODY = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc"
@@ -368,7 +368,7 @@ def test_a_port_that_was_lost_while_the_model_was_loaded_is_told() -> None:
 import socket
 from fastapi import FastAPI
 from service.errors import StartupError
-from service.server import run
+from service.server.run import run
 from service.settings import LargeSettings
 one, other = socket.socket(), socket.socket()
 for listener in (one, other):

@@ -23,7 +23,7 @@ from faulty_server import Turn
 from load import EASY, ODD
 from processes import Service, admin, eventually, spawn_edge, stopping
 
-from service.connections import INTERIM
+from service.server.connections import INTERIM
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(180)]
 

@@ -22,7 +22,7 @@ from load import EASY, ODD
 from processes import Service, eventually, spawn, spawn_edge, stopping
 from redis_server import free_port
 
-from service.server import AGAIN_S
+from service.server.run import AGAIN_S
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(180)]
 

@@ -10,7 +10,7 @@ from load import EASY
 from processes import eventually, spawn_edge, stopping
 
 from service.api.problems import Problem
-from service.shedding import shed
+from service.server.shedding import shed
 
 BODY = b'{"inputs": "what is my balance"}'
 LENGTH = b"content-length: %d\r\n" % len(BODY)

@@ -12,8 +12,8 @@ from processes import Service, eventually, spawn_edge, stopping
 from pydantic import ValidationError
 
 from deploy.browser import chromium, find_chromium
+from service.server.sites import Sites
 from service.settings import EdgeSettings, allowed_hosts
-from service.sites import Sites
 
 PROGRAM = find_chromium()
 EASY = {"inputs": "what is my checking account balance"}

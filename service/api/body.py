@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, parse
 from service.errors import ClientGone, InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
-from service.intake import Arriving, Intake, no_room
+from service.server.intake import Arriving, Intake, no_room
 
 Headers = dict[bytes, bytes]
 SMALL_DOCUMENT = 256  # values in a body that lists no items

@@ -16,7 +16,7 @@ from starlette.types import Receive
 from service.api.body import SMALL_DOCUMENT, Headers, body_chunks, invalid
 from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
 from service.errors import InvalidRequest, MalformedForm, TooLarge, UnsupportedMediaType
-from service.intake import Intake
+from service.server.intake import Intake
 
 FILE_FIELDS = ("images", "image")
 MAX_FIELDS = 8  # there are four

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import GatekeeperError
-from service.sites import Sites
+from service.server.sites import Sites
 
 if TYPE_CHECKING:
     from service.access.keys import Caller

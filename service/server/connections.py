@@ -21,8 +21,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from service.protocol import MendedProtocol
-from service.shedding import shed
+from service.server.protocol import MendedProtocol
+from service.server.shedding import shed
 
 SWEEP_S = 0.25
 IDLE_S = 1.0

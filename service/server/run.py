@@ -19,8 +19,8 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from service.connections import ConnectionLimits, Connections, room_for
 from service.errors import StartupError
+from service.server.connections import ConnectionLimits, Connections, room_for
 from service.settings import EdgeSettings, LargeSettings
 
 OTHER_FILES = 128  # of libraries, stores and logs

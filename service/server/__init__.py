@@ -1,0 +1,1 @@
+"""Sockets, signals and what every request goes through before a route."""
