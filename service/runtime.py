@@ -20,6 +20,17 @@ from models.classifier import load_classifier
 from models.errors import BundleError
 from service.access.budgets import RateLimits
 from service.access.keys import ApiKeys
+from service.api.status import (
+    ConsoleState,
+    DegradingStatus,
+    EndpointState,
+    EndpointStatus,
+    PolicyInForce,
+    RemoteStatus,
+    Savings,
+    Status,
+    StoreStatus,
+)
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
@@ -35,17 +46,6 @@ from service.remote.http import trusted_roots
 from service.remote.pool import GatekeeperRemote, RemoteLimits
 from service.server.intake import Intake
 from service.settings import EdgeSettings, LargeSettings
-from service.status import (
-    ConsoleState,
-    DegradingStatus,
-    EndpointState,
-    EndpointStatus,
-    PolicyInForce,
-    RemoteStatus,
-    Savings,
-    Status,
-    StoreStatus,
-)
 from service.telemetry.metrics import EdgeMetrics, Metrics
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.body import headers_of, parse_json, read_body
 from service.api.problems import problem_responses
+from service.api.status import Status
 from service.errors import (
     NotFound,
     PreconditionRequired,
@@ -18,7 +19,6 @@ from service.errors import (
 )
 from service.policy.document import Policy, PolicyPatch, PolicyReplacement
 from service.policy.forecast import Preview
-from service.status import Status
 
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 UPDATED_BY = "admin"

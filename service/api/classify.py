@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.body import Headers, headers_of, parse_json, read_body
 from service.api.callers import GUARDED, authenticated
-from service.api.document import complete
-from service.api.images import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
+from service.api.forms import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
+from service.api.openapi import complete
 from service.api.problems import Problem, problem_responses, refusal, unexpected
 from service.bounded_json import Model
 from service.cascade.cascade import MAX_HOPS, Answer, Call, Output

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-from service.status import ConsoleState
+from service.api.status import ConsoleState
 
 FILES = Path(__file__).resolve().parent.parent / "console"
 # Trusted Types besides: a browser that knows them refuses to take any text for markup, whatever the script does.
