@@ -13,9 +13,9 @@ from models.cli import add_commands
 from models.errors import InputError
 from models.printing import discard_output, finish_output, prepare_output, printable
 from service.access.keys import ApiKeys
-from service.command_line import Parser, Version
+from service.commands.command_line import Parser, Version
+from service.commands.keys import add_key_commands
 from service.errors import StartupError
-from service.key_commands import add_key_commands
 from service.settings import EdgeSettings, LargeSettings, setting_names, variable_of
 from service.variables import remarks
 
@@ -156,7 +156,7 @@ def run_serve_large(arguments: argparse.Namespace) -> int:
 
 def run_up(arguments: argparse.Namespace) -> int:
     """`gatekeeper up`, which `make serve` runs."""
-    from service.pair import run_pair
+    from service.commands.up import run_pair
 
     return run_pair(
         _settings(EdgeSettings, argparse.Namespace(port=arguments.port), ("port",)),
@@ -166,7 +166,7 @@ def run_up(arguments: argparse.Namespace) -> int:
 
 def run_demo(arguments: argparse.Namespace) -> int:
     """`gatekeeper demo`."""
-    from service.demo import show
+    from service.commands.demo import show
 
     return show(
         arguments.url,

@@ -28,7 +28,7 @@ from models.endpoint import _batches
 from service.api.classify import ClassifyResponse
 from service.api.problems import Problem
 from service.cli import main
-from service.pair import _example
+from service.commands.up import _example
 
 ROUTE = "/v1/classify"
 

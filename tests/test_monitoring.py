@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rules import ALERTS, PROMETHEUS, RECORDED, RULES, all_rules, metrics_in
 
 from deploy.grafana.write import documents
-from service.demo import EASY, HARDER, ODD
+from service.commands.demo import EASY, HARDER, ODD
 
 DASHBOARDS: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))

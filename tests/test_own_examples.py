@@ -15,7 +15,7 @@ from tiny import write_csv, write_tiny_images
 from loadtests import choice, own_data, savings
 from loadtests.curve import draw
 from service.cli import main
-from service.pair import _example
+from service.commands.up import _example
 
 ROWS = [("what is my balance", "balance"), ("set a timer", "timer"), ("will it rain", "weather")]
 PLAIN = {"sentences": "written", "images": "drawn", "mix": "", "key": None, "request_timeout_ms": 0}

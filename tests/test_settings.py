@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.cli import main
+from service.commands.up import admin_token
 from service.errors import StartupError
-from service.pair import admin_token
 from service.settings import EdgeSettings
 
 
