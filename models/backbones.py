@@ -13,13 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from models.adapter import with_adapter
-from models.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
 from models.bundle import MANIFEST, file_sha256
-from models.classifier import load_pixel_encoder
 from models.data.datasets import LabelledDataset
-from models.encoding import PlainText
 from models.errors import InputError
-from models.pixels import PROCESSOR, PixelEncoder
+from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
+from models.inference.classifier import load_pixel_encoder
+from models.inference.encoding import PlainText
+from models.inference.pixels import PROCESSOR, PixelEncoder
 from models.pretrained import (
     TRIAL_TEXTS,
     check_answers,

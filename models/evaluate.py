@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.answers import answers
 from models.bundle import CALIBRATION, CARD, Bundle, Manifest, rewrite_bundle
 from models.calibrate import check_task, expected_classes
-from models.classifier import Classifier, load_classifier
 from models.data.datasets import LabelledDataset
+from models.inference.answers import answers
+from models.inference.classifier import Classifier, load_classifier
 from models.large_answers import LargeAnswers
 from models.metrics import measure
 from models.predictions import Predictions

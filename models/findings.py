@@ -15,8 +15,8 @@ from scipy.special import log_softmax
 from models.baselines import fit_posthoc_head, fit_quantile_gate
 from models.bootstrap import Groups, ascending, rank
 from models.calibrate import fit_temperature
-from models.classifier import confidences
 from models.density import overlapping_share
+from models.inference.classifier import confidences
 from models.metrics import deferral_curve, gate_statistics
 
 Floats = NDArray[np.float64]

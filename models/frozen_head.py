@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from models.bundle import Base, Bundle, write_bundle
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
-from models.frozen_base import FrozenBase, save_head
+from models.inference.sentence_encoder import FrozenBase, save_head
 from models.progress import Waiting
 from models.threads import threads_in_words
 from models.tune import manifest_fields, write_first_card

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from models.bundle import CARD, ENCODERS, MANIFEST, NAME, Bundle, Task, copy_bundle, load_bundle, write_bundle
-from models.classifier import load_classifier
 from models.errors import BundleError, InputError
 from models.files import MIB, read_bounded
+from models.inference.classifier import load_classifier
 from models.pretrained import (
     TOKENIZER,
     TRIAL_TEXTS,

@@ -87,8 +87,8 @@ class LargeBundle:
             raise InputError(f"the large model has other labels ({len(differing)} differ, such as {differing[0]!r})")
 
     def correct(self, data: LabelledDataset, split: str) -> Floats:
-        from models.answers import answers  # noqa: PLC0415  torch: what reads a table does without it
-        from models.classifier import load_classifier  # noqa: PLC0415
+        from models.inference.answers import answers  # noqa: PLC0415  torch: what reads a table does without it
+        from models.inference.classifier import load_classifier  # noqa: PLC0415
 
         self.check(data, (split,))
         part: Split = getattr(data, split)

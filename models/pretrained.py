@@ -25,11 +25,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from models.architectures import TextNet  # the import registers ours with the Auto classes
 from models.bundle import ENCODERS, MOST_JSON_BYTES, Task
 from models.errors import BundleError, InputError
 from models.files import MIB, read_json
-from models.hub import fetch
+from models.inference.architectures import TextNet  # the import registers ours with the Auto classes
+from models.inference.hub import fetch
 
 logging.disable_progress_bar()  # of models that are open in a moment
 TOKENIZER = ENCODERS["text-classification"]

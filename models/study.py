@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.answers import answers
 from models.backbones import Backbone
 from models.baselines import Loss
 from models.bundle import Bundle
-from models.classifier import load_classifier
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.findings import CONTROL, UNTUNED, Answers, Findings, as_table, find
+from models.inference.answers import answers
+from models.inference.classifier import load_classifier
 from models.progress import Waiting
 from models.replacing import write_whole, write_whole_text
 from models.report.study_curves import study_curves

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, Calibration, load_bundle
-from models.classifier import Classifier as BundleClassifier
-from models.classifier import load_classifier
 from models.errors import BundleError
+from models.inference.classifier import Classifier as BundleClassifier
+from models.inference.classifier import load_classifier
 from service.access.budgets import RateLimits
 from service.access.keys import ApiKeys
 from service.api.status import (

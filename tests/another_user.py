@@ -9,7 +9,7 @@ from importlib import import_module
 
 from service.cli import main
 
-NEEDED = ("encodings.idna", "uvicorn.lifespan.on", "models.classifier", "service.app")
+NEEDED = ("encodings.idna", "uvicorn.lifespan.on", "models.inference.classifier", "service.app")
 
 if __name__ == "__main__":
     user, *arguments = sys.argv[1:]

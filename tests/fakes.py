@@ -15,7 +15,7 @@ LABELS = ("red", "green", "blue", "gold", "grey")
 
 @dataclass(frozen=True)
 class FakePrediction:
-    """models.classifier.Prediction without torch: label numbers follow from `label`, scores from `score`."""
+    """models.inference.classifier.Prediction without torch: label numbers follow from `label`, scores from `score`."""
 
     label: int
     score: float

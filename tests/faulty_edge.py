@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from models.classifier import Classifier
+from models.inference.classifier import Classifier
 from service.cli import main
 from service.policy import live as live_policy
 

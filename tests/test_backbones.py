@@ -11,9 +11,9 @@ from tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_images
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
 
 from models.bundle import load_bundle
-from models.classifier import load_classifier
 from models.data.datasets import load_dataset
-from models.pixels import PixelEncoder
+from models.inference.classifier import load_classifier
+from models.inference.pixels import PixelEncoder
 from models.tune import Recipe
 from models.vocabulary import train_tokenizer
 from service.cli import main

@@ -23,8 +23,8 @@ from models.bundle import (
     write_bundle,
     write_calibration,
 )
-from models.classifier import load_classifier
 from models.errors import BundleError
+from models.inference.classifier import load_classifier
 
 FIELDS: dict[str, Any] = {
     "name": "tiny",

@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_images
 
-from models.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
 from models.bundle import SCORE_RANGES, Bundle, load_bundle, write_bundle
-from models.classifier import Classifier, load_classifier, load_pixel_encoder, predict_all
-from models.confidence import SCORES
 from models.errors import BundleError
-from models.exact import ExactLinear, stepped
-from models.folded import FoldedTextNet
-from models.folded_cnn import FoldedCNN
-from models.frozen_base import load_head
+from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
+from models.inference.classifier import Classifier, load_classifier, load_pixel_encoder, predict_all
+from models.inference.confidence import SCORES
+from models.inference.exact import ExactLinear, stepped
+from models.inference.folded import FoldedTextNet
+from models.inference.folded_cnn import FoldedCNN
+from models.inference.sentence_encoder import load_head
 from models.vocabulary import train_tokenizer
 
 TEXTS = ["what is my balance", "set a timer for ten minutes and then another one", "🐟", "", "   ", "\x00", "a b"]

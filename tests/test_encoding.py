@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_models import FIRST, LAST, MASK, PAD, UNKNOWN, byte_pairs, sentence_pieces, word_pieces
 from tokenizers import Tokenizer
 
-from models.encoding import MOST_WORK, SHORT_CHARS, PlainText, TextEncoder
+from models.inference.encoding import MOST_WORK, SHORT_CHARS, PlainText, TextEncoder
 
 MAX_TOKENS = 16
 

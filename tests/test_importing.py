@@ -16,7 +16,7 @@ from tiny_models import KINDS, write_model
 from tokenizers import Tokenizer
 
 from models.bundle import load_bundle
-from models.classifier import load_classifier
+from models.inference.classifier import load_classifier
 
 LABELS = ["balance", "timer", "weather"]
 

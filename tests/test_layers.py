@@ -15,7 +15,7 @@ ROUTE = f"{LOOP};classify (service/api/classify.py)"
         (LOOP, "event loop, sockets"),
         (ROUTE, "endpoint: parse, check, write"),
         (
-            f"{ROUTE};__call__ (models/folded.py);embedding_bag (torch/nn/functional.py)",
+            f"{ROUTE};__call__ (models/inference/folded.py);embedding_bag (torch/nn/functional.py)",
             "model: tokens, forward, softmax",
         ),
         (f"{ROUTE};observe (prometheus_client/metrics.py)", "metrics"),

@@ -20,9 +20,9 @@ from tiny import write_csv
 
 from models import edge_client
 from models.bundle import CALIBRATION, MANIFEST, load_bundle
-from models.classifier import load_classifier
 from models.data.datasets import load_dataset
 from models.errors import BundleError, InputError
+from models.inference.classifier import load_classifier
 from models.printing import printable
 from service.cli import main
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoImageProcessor
 
-from models.architectures import SmallCNN, SmallCNNConfig
-from models.classifier import LibraryEncoder, load_pixel_encoder
-from models.pixels import PROCESSOR, PixelEncoder
+from models.inference.architectures import SmallCNN, SmallCNNConfig
+from models.inference.classifier import LibraryEncoder, load_pixel_encoder
+from models.inference.pixels import PROCESSOR, PixelEncoder
 
 NAMES = {"id2label": dict(enumerate("0123456789")), "label2id": {str(index): index for index in range(10)}}
 

@@ -302,6 +302,6 @@ def test_rows_that_do_not_fit_together_are_refused() -> None:
 
 
 def test_the_scores_are_those_of_the_gate() -> None:
-    from models.confidence import SCORES
+    from models.inference.confidence import SCORES
 
     assert tuple(SCORES) == SCORE_NAMES

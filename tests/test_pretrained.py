@@ -14,10 +14,10 @@ from tiny_models import KINDS, LAST, write_model
 from models.adapter import trained_whole
 from models.backbones import Shape, open_backbone
 from models.bundle import load_bundle, rewrite_bundle
-from models.classifier import load_classifier
 from models.data.datasets import LabelledDataset, load_dataset
 from models.errors import InputError
 from models.importing import import_model
+from models.inference.classifier import load_classifier
 from models.pretrained import longest_text, open_model, read_config
 from service.cli import main
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from models.bundle import load_bundle
-from models.classifier import load_classifier
+from models.inference.classifier import load_classifier
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUNDLE = ROOT / "models" / "bundles" / "clinc150-small"

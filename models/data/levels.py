@@ -8,12 +8,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from models.answers import answers
 from models.bundle import Bundle
-from models.classifier import load_classifier
 from models.data.datasets import LabelledDataset, Split
 from models.data.images import ImageFiles
 from models.errors import InputError
+from models.inference.answers import answers
+from models.inference.classifier import load_classifier
 
 FEWEST = 20
 

@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 
 class Prediction(Protocol):
-    """What the model says of one item; models.classifier.Prediction is one."""
+    """What the model says of one item; models.inference.classifier.Prediction is one."""
 
     @property
     def label(self) -> int: ...

@@ -20,8 +20,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention, SequenceClassifierOutput
 
-from models.folded import MODEL_TYPE
-from models.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
+from models.inference.folded import MODEL_TYPE
+from models.inference.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
 
 
 class TextNetConfig(PreTrainedConfig):

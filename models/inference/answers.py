@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from models.classifier import Classifier, Outputs, predict_all
 from models.errors import InputError
+from models.inference.classifier import Classifier, Outputs, predict_all
 from models.printing import shown
 from models.progress import Waiting
 from models.threads import threads_in_words

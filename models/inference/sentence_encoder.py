@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.bundle import WEIGHTS, Base, file_sha256
-from models.encoding import TextEncoder
 from models.errors import BundleError
-from models.hub import locate_base, transformers_library
+from models.inference.encoding import TextEncoder
+from models.inference.hub import locate_base, transformers_library
 
 HEAD = WEIGHTS["head"]
 

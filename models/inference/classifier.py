@@ -16,16 +16,16 @@ from PIL.Image import Image
 from torch import Tensor
 
 from models.bundle import Bundle
-from models.confidence import SCORES, rounded
-from models.encoding import TextEncoder
 from models.errors import BundleError
 from models.files import MIB, read_json
-from models.folded import MODEL_TYPE, FoldedTextNet
-from models.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
-from models.folded_cnn import FoldedCNN
-from models.frozen_base import HEAD, FrozenBase, HeadLogits, load_head
-from models.hub import transformers_library
-from models.pixels import PixelEncoder
+from models.inference.confidence import SCORES, rounded
+from models.inference.encoding import TextEncoder
+from models.inference.folded import MODEL_TYPE, FoldedTextNet
+from models.inference.folded_cnn import MODEL_TYPE as CNN_MODEL_TYPE
+from models.inference.folded_cnn import FoldedCNN
+from models.inference.hub import transformers_library
+from models.inference.pixels import PixelEncoder
+from models.inference.sentence_encoder import HEAD, FrozenBase, HeadLogits, load_head
 
 
 class Prediction(NamedTuple):

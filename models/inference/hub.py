@@ -27,7 +27,7 @@ def transformers_library() -> ModuleType:
     except ModuleNotFoundError as error:
         raise BundleError("this model needs transformers: from the checkout, pip install -e '.[large]'") from error
 
-    import models.architectures  # noqa: F401  registers them with the Auto classes
+    import models.inference.architectures  # noqa: F401  registers them with the Auto classes
 
     transformers.logging.disable_progress_bar()
     return transformers

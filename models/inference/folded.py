@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.exact import ExactLinear, largest, step_for, stepped
+from models.inference.exact import ExactLinear, largest, step_for, stepped
 
 MODEL_TYPE = "gatekeeper_text_net"
 

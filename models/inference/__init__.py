@@ -1,0 +1,1 @@
+"""Bundles to confidences: what an edge needs of models, and nothing else."""
