@@ -27,8 +27,8 @@ from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv, gammaln, rel_entr, xlog1py, xlogy
 
 from models.bundle import SCORE_RANGES, Calibration
-from models.cuts import parting
 from models.errors import InputError, NoThreshold
+from models.numbers.cuts import parting
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

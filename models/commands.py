@@ -319,7 +319,7 @@ def _check_unseen(arguments: argparse.Namespace, calibrated_on: str | None, bund
 
 def _say_verdict(bundle: "Bundle") -> None:
     """Where the large model is not clearly better on the calibration items, one line on stderr."""
-    from models.verdict import verdict_of
+    from models.numbers.verdict import verdict_of
 
     data = bundle.read_calibration()
     if data is None or data.large_correct is None:
@@ -433,7 +433,7 @@ def _make_output(output: Path | None) -> None:
 
 def _evaluate_table(arguments: argparse.Namespace) -> int:
     """Neither torch nor a model: a table of a million rows takes seconds."""
-    from models.predictions import LARGEST, read_predictions
+    from models.numbers.predictions import LARGEST, read_predictions
     from models.results import about_table, evaluate_table, write_evaluation
 
     if arguments.threshold is not None and not abs(arguments.threshold) <= LARGEST:

@@ -23,8 +23,8 @@ from models.data.datasets import LabelledDataset
 from models.data.images import Image, ImageFiles
 from models.edge_client import call, edge_client
 from models.errors import InputError
-from models.metrics import joint_accuracy
-from models.predictions import Predictions
+from models.numbers.metrics import joint_accuracy
+from models.numbers.predictions import Predictions
 from models.results import Evaluation
 
 NEAR = 1e-5  # closer to the threshold than this, the order of summation in a batch may decide

@@ -19,8 +19,8 @@ from models.data.datasets import LabelledDataset
 from models.inference.answers import answers
 from models.inference.classifier import Classifier, load_classifier
 from models.large_answers import LargeAnswers
-from models.metrics import measure
-from models.predictions import Predictions
+from models.numbers.metrics import measure
+from models.numbers.predictions import Predictions
 from models.progress import Waiting
 from models.results import Evaluation
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from models.baselines import fit_posthoc_head, fit_quantile_gate
-from models.bootstrap import Groups, ascending, rank
 from models.calibrate import fit_temperature
-from models.density import overlapping_share
 from models.inference.classifier import confidences
-from models.metrics import deferral_curve, gate_statistics
+from models.numbers.bootstrap import Groups, ascending, rank
+from models.numbers.density import overlapping_share
+from models.numbers.metrics import deferral_curve, gate_statistics
 
 Floats = NDArray[np.float64]
 UNTUNED, CONTROL = "untuned", "control"

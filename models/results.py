@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from models.errors import InputError
-from models.metrics import measure
-from models.predictions import Predictions, write_predictions
+from models.numbers.metrics import measure
+from models.numbers.predictions import Predictions, write_predictions
 from models.replacing import write_whole_text
 from models.report.page import write_report
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from models.bundle import SCORE_RANGES, Calibration
-from models.cuts import Cuts, Floats, deferral_gains, possible_cuts
 from models.errors import InputError, NoThreshold
+from models.numbers.cuts import Cuts, Floats, deferral_gains, possible_cuts
 
 ROUNDING = 1e-9  # two means of the same sum may differ by less
 

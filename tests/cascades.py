@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.predictions import Predictions
+from models.numbers.predictions import Predictions
 
 
 def cascade(count: int = 1_000, seed: int = 0, decimals: int | None = None, graded: bool = False) -> Predictions:

@@ -8,7 +8,7 @@ from scipy.stats import entropy
 from models.baselines import LOSSES, STRENGTHS, Loss, Targets, fit_posthoc_head, fit_quantile_gate
 from models.errors import InputError
 from models.gatekeeper import GatekeeperLoss
-from models.metrics import auroc
+from models.numbers.metrics import auroc
 
 COUNT, CLASSES = 40, 7
 

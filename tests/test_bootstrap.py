@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from cascades import cascade, columns, taken
 
-from models import metrics
-from models.bootstrap import rank, resample
-from models.metrics import measure, statistics
+from models.numbers import metrics
+from models.numbers.bootstrap import rank, resample
+from models.numbers.metrics import measure, statistics
 
 
 @pytest.mark.parametrize("graded", [False, True])

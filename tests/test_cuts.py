@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from models.bundle import SCORE_RANGES, Calibration
 from models.certify import certify_accuracy_loss, certify_joint_accuracy, certify_selective_accuracy
-from models.cuts import possible_cuts
 from models.errors import NoThreshold
+from models.numbers.cuts import possible_cuts
 from models.thresholds import (
     Choice,
     best_joint_accuracy,

@@ -9,11 +9,11 @@ from cascades import cascade, columns, taken
 from scipy.stats import gaussian_kde, pearsonr
 from sklearn.metrics import roc_auc_score
 
-from models import metrics
-from models.bootstrap import rank
 from models.errors import InputError
-from models.metrics import measure, statistics
-from models.predictions import Predictions
+from models.numbers import metrics
+from models.numbers.bootstrap import rank
+from models.numbers.metrics import measure, statistics
+from models.numbers.predictions import Predictions
 
 WITH_LARGE = {"a_L", "h", "q", "s_d", "s_d_oracle", "joint_accuracy", "deferral_ratio_for_95_percent_gain"}
 

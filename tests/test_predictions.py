@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.errors import InputError
-from models.predictions import SCORE_NAMES, Predictions, read_predictions, write_predictions
+from models.numbers.predictions import SCORE_NAMES, Predictions, read_predictions, write_predictions
 
 GOOD: dict[str, list[Any]] = {"confidence": [0.9, 0.4, 0.7], "small_correct": [1, 0, 1], "large_correct": [1, 1, 0]}
 
@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_file_stays(tmp_path: Path) -> N
     before = path.read_bytes()
     code = (
         "import resource, signal, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
-        "from test_predictions import predictions; from models.predictions import write_predictions\n"
+        "from test_predictions import predictions; from models.numbers.predictions import write_predictions\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "try: write_predictions(Path(sys.argv[1]), predictions(50_000))\n"
         "except ValueError as error: print(type(error).__name__, error)\n"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.reliability import calibration_error, calibration_error_interval
+from models.numbers.reliability import calibration_error, calibration_error_interval
 
 
 def test_ece_is_torchmetrics() -> None:

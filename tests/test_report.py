@@ -18,8 +18,8 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from models.errors import InputError
-from models.metrics import measure
-from models.predictions import Predictions
+from models.numbers.metrics import measure
+from models.numbers.predictions import Predictions
 from models.report import plots
 from models.report.canvas import WIDTH
 from models.report.page import write_report

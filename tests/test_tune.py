@@ -19,7 +19,7 @@ from tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_fashion_mnist
 from models.bundle import SELECTION, copy_bundle, load_bundle
 from models.data.datasets import load_dataset
 from models.inference.classifier import load_classifier
-from models.predictions import read_predictions
+from models.numbers.predictions import read_predictions
 from models.tune import locked
 from service.cli import main
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from models.certify import JOINT, SELECTIVE
-from models.predictions import Predictions
+from models.numbers.predictions import Predictions
 from models.report.wording import percent
 
 SURPRISING = 0.05

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import logit
 
-from models.predictions import Floats
+from models.numbers.predictions import Floats
 from models.report.lettering import text_width
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.predictions import Predictions
+from models.numbers.predictions import Predictions
 from models.report.wording import with_interval
 
 STEPS = 200

@@ -7,7 +7,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ft2font import FT2Font
 
-from models.predictions import Floats
+from models.numbers.predictions import Floats
 from models.report.canvas import FONT, PALETTE
 from models.report.wording import one_line
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from models.predictions import Predictions
+from models.numbers.predictions import Predictions
 from models.report.wording import one_line
 
 MISTAKES, THUMBNAIL = 15, 64

@@ -13,8 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from models.errors import InputError
-from models.metrics import Curves, curves
-from models.predictions import Predictions
+from models.numbers.metrics import Curves, curves
+from models.numbers.predictions import Predictions
 from models.report import plots
 from models.report.canvas import DARK, PALETTE, Picture
 from models.report.certificate import told_by_test

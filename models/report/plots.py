@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from models.metrics import DeferralCurves, Reliability, Roc
-from models.predictions import Floats
+from models.numbers.metrics import DeferralCurves, Reliability, Roc
+from models.numbers.predictions import Floats
 from models.report.canvas import (
     DASHED,
     DOTTED,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from models.predictions import Floats
+from models.numbers.predictions import Floats
 
 Z_95 = 1.959964
 

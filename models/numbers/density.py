@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.bootstrap import Groups
-from models.predictions import Floats
+from models.numbers.bootstrap import Groups
+from models.numbers.predictions import Floats
 
 POINTS = 4096
 

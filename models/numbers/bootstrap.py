@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.predictions import Floats, Ints, is_graded
+from models.numbers.predictions import Floats, Ints, is_graded
 
 PLAIN = 20_000
 CELLS = 5_000

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.bootstrap import resample
-from models.predictions import Floats, Ints
+from models.numbers.bootstrap import resample
+from models.numbers.predictions import Floats, Ints
 
 BINS = 15
 PARTS = 64  # of a bin, in each of which the bootstrap takes all probabilities for one

@@ -14,12 +14,12 @@ import numpy as np
 from scipy.special import digamma
 from sklearn.metrics import roc_auc_score
 
-from models.bootstrap import Groups, Ranking, rank, resample
-from models.density import overlapping_share
 from models.errors import InputError
-from models.predictions import Floats, Predictions, is_graded
-from models.reliability import Reliability, calibration_error, calibration_error_interval, reliability
-from models.verdict import bought, verdict
+from models.numbers.bootstrap import Groups, Ranking, rank, resample
+from models.numbers.density import overlapping_share
+from models.numbers.predictions import Floats, Predictions, is_graded
+from models.numbers.reliability import Reliability, calibration_error, calibration_error_interval, reliability
+from models.numbers.verdict import bought, verdict
 
 __all__ = [
     "measure",

@@ -1,0 +1,1 @@
+"""What a cascade answered, and every number drawn from it. No torch in here."""
