@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from models.baselines import Loss, Targets
 from models.bundle import CALIBRATION, SELECTION, Calibration, load_bundle, rewrite_bundle, write_calibration
 from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
+from models.training.losses import Loss, Targets
 
 PACKAGED = Path(__file__).parent / "bundles" / "clinc150-small"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.commands import MINILM_NAME, run_calibrate, run_compare, run_evaluate, run_import, run_tune
-from models.recipes import FEWEST_STEPS, STRENGTHS, losses_in_words, schedule_in_words
+from models.training.recipes import FEWEST_STEPS, STRENGTHS, losses_in_words, schedule_in_words
 
 # Of the nets that start from nothing; the schedule's epochs are few for a few rows.
 MORE = f"; more where a net would have fewer than {FEWEST_STEPS[0]} and {FEWEST_STEPS[1]} steps in the two stages"

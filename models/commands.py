@@ -39,13 +39,13 @@ def run_tune(arguments: argparse.Namespace) -> int:
         if idle:
             raise InputError(f"--{idle[0].replace('_', '-')} has no effect on {MINILM_NAME}, which is frozen")
         from models.bundle import check_output
-        from models.frozen_head import MINILM, tune_frozen_head
+        from models.training.linear_head import MINILM, tune_frozen_head
 
         check_output(arguments.output)
         bundles = [tune_frozen_head(data, MINILM, seeds[0], arguments.output, _say)]
     else:
-        from models.sweep import run_sweep
-        from models.tune import Teachers
+        from models.training.sweep import run_sweep
+        from models.training.tune import Teachers
 
         recipe, machine = _recipe(arguments, data), _machine(arguments)
         _refuse_idle_options(arguments, recipe, alphas)
@@ -99,9 +99,9 @@ def _refuse_idle_options(arguments: argparse.Namespace, recipe: Any, alphas: lis
 
 
 def _recipe(arguments: argparse.Namespace, data: "LabelledDataset") -> Any:
-    from models.backbones import SMALL_CNN, TEXT_NET, Shape
-    from models.baselines import Loss
-    from models.tune import Recipe
+    from models.training.losses import Loss
+    from models.training.model import SMALL_CNN, TEXT_NET, Shape
+    from models.training.tune import Recipe
 
     name = arguments.loss
     if name == "gatekeeper" and arguments.targets_from and not arguments.alignment:
@@ -120,7 +120,7 @@ def _recipe(arguments: argparse.Namespace, data: "LabelledDataset") -> Any:
 
 
 def _machine(arguments: argparse.Namespace) -> Any:
-    from models.training import Machine
+    from models.training.stage import Machine
 
     return Machine(arguments.precision, arguments.gradient_accumulation, arguments.save_steps, arguments.tensorboard)
 
@@ -168,7 +168,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     check_output(arguments.output)
     _use_threads(arguments)
     _prepare_libraries()
-    from models.importing import import_model
+    from models.training.importing import import_model
 
     bundle = import_model(
         arguments.model, arguments.output, arguments.name, arguments.labels, arguments.max_tokens, _say

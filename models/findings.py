@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from models.baselines import fit_posthoc_head, fit_quantile_gate
 from models.calibrate import fit_temperature
 from models.inference.classifier import confidences
 from models.numbers.bootstrap import Groups, ascending, rank
 from models.numbers.density import overlapping_share
 from models.numbers.metrics import deferral_curve, gate_statistics
+from models.training.losses import fit_posthoc_head, fit_quantile_gate
 
 Floats = NDArray[np.float64]
 UNTUNED, CONTROL = "untuned", "control"

@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.backbones import Backbone
-from models.baselines import Loss
 from models.bundle import Bundle
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
@@ -34,8 +32,10 @@ from models.progress import Waiting
 from models.replacing import write_whole, write_whole_text
 from models.report.study_curves import study_curves
 from models.report.study_picture import study_picture
-from models.training import Machine, world
-from models.tune import Recipe, Tuning, locked
+from models.training.losses import Loss
+from models.training.model import Backbone
+from models.training.stage import Machine, world
+from models.training.tune import Recipe, Tuning, locked
 
 Say = Callable[[str], None]
 Arrays = dict[str, NDArray[Any]]

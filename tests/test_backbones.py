@@ -14,8 +14,8 @@ from models.bundle import load_bundle
 from models.data.datasets import load_dataset
 from models.inference.classifier import load_classifier
 from models.inference.pixels import PixelEncoder
-from models.tune import Recipe
-from models.vocabulary import train_tokenizer
+from models.training.tune import Recipe
+from models.training.vocabulary import train_tokenizer
 from service.cli import main
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from models.baselines import LOSSES, STRENGTHS, Loss, Targets, fit_posthoc_head, fit_quantile_gate
 from models.errors import InputError
 from models.gatekeeper import GatekeeperLoss
 from models.numbers.metrics import auroc
+from models.training.losses import LOSSES, STRENGTHS, Loss, Targets, fit_posthoc_head, fit_quantile_gate
 
 COUNT, CLASSES = 40, 7
 

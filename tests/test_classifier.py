@@ -22,7 +22,7 @@ from models.inference.exact import ExactLinear, stepped
 from models.inference.folded import FoldedTextNet
 from models.inference.folded_cnn import FoldedCNN
 from models.inference.sentence_encoder import load_head
-from models.vocabulary import train_tokenizer
+from models.training.vocabulary import train_tokenizer
 
 TEXTS = ["what is my balance", "set a timer for ten minutes and then another one", "🐟", "", "   ", "\x00", "a b"]
 

@@ -11,14 +11,14 @@ from processes import spawn_edge, stopping
 from tiny import tiny_images, write_csv, write_tiny_csv, write_tiny_images
 from tiny_models import KINDS, LAST, write_model
 
-from models.adapter import trained_whole
-from models.backbones import Shape, open_backbone
 from models.bundle import load_bundle, rewrite_bundle
 from models.data.datasets import LabelledDataset, load_dataset
 from models.errors import InputError
-from models.importing import import_model
 from models.inference.classifier import load_classifier
-from models.pretrained import longest_text, open_model, read_config
+from models.training.adapter import trained_whole
+from models.training.importing import import_model
+from models.training.model import Shape, open_backbone
+from models.training.pretrained import longest_text, open_model, read_config
 from service.cli import main
 
 TEXTS = ["rain", "what is with my savings " * 30, "</s>", "a </s> b [SEP] c <s>", "[SEP]", "<pad><pad>", "", " ", "🐟"]

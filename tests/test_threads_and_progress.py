@@ -10,10 +10,10 @@ import pytest
 from processes import eventually
 from tiny import write_tiny_csv
 
-from models.backbones import NETS
-from models.baselines import LOSSES
 from models.progress import Waiting
-from models.recipes import LOSSES_IN_WORDS, SCHEDULES
+from models.training.losses import LOSSES
+from models.training.model import NETS
+from models.training.recipes import LOSSES_IN_WORDS, SCHEDULES
 from service.cli import main
 
 COUNT = """

@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from models.bundle import MANIFEST, Calibration, file_sha256, load_bundle, rewrite_bundle, write_calibration
 from models.errors import BundleError
 from models.replacing import exchange, write_whole
-from models.vocabulary import train_tokenizer
+from models.training.vocabulary import train_tokenizer
 from service.cli import main
 
 Said = pytest.CaptureFixture[str]

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from models.adapter import with_adapter
 from models.bundle import MANIFEST, file_sha256
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
@@ -20,7 +19,8 @@ from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, Te
 from models.inference.classifier import load_pixel_encoder
 from models.inference.encoding import PlainText
 from models.inference.pixels import PROCESSOR, PixelEncoder
-from models.pretrained import (
+from models.training.adapter import with_adapter
+from models.training.pretrained import (
     TRIAL_TEXTS,
     check_answers,
     locate_model,
@@ -29,7 +29,7 @@ from models.pretrained import (
     open_tokenizer,
     read_config,
 )
-from models.vocabulary import UNKNOWN, train_tokenizer
+from models.training.vocabulary import UNKNOWN, train_tokenizer
 
 TEXT_NET, SMALL_CNN, WIDE_CNN = "text-net", "small-cnn", "wide-cnn"
 NETS = {TEXT_NET: "text-classification", SMALL_CNN: "image-classification", WIDE_CNN: "image-classification"}

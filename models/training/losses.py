@@ -24,7 +24,7 @@ from torch import Tensor
 
 from models.errors import InputError
 from models.gatekeeper import GatekeeperLoss
-from models.recipes import STRENGTHS
+from models.training.recipes import STRENGTHS
 
 NumItems = Tensor | int | None
 

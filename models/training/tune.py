@@ -27,17 +27,17 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import set_seed
 
-from models.backbones import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
-from models.baselines import Loss, Targets
 from models.bundle import CARD, Bundle, load_bundle, write_bundle
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.inference.answers import answers
 from models.inference.classifier import load_classifier
 from models.progress import Waiting
-from models.recipes import ADAPTED, FEWEST_STEPS, PRETRAINED, SCHEDULES, Schedule
 from models.threads import threads_in_words
-from models.training import DONE, Machine, Stage, train_stage, world
+from models.training.losses import Loss, Targets
+from models.training.model import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
+from models.training.recipes import ADAPTED, FEWEST_STEPS, PRETRAINED, SCHEDULES, Schedule
+from models.training.stage import DONE, Machine, Stage, train_stage, world
 
 Say = Callable[[str], None]
 

@@ -17,7 +17,7 @@ from models.bundle import CARD, ENCODERS, MANIFEST, NAME, Bundle, Task, copy_bun
 from models.errors import BundleError, InputError
 from models.files import MIB, read_bounded
 from models.inference.classifier import load_classifier
-from models.pretrained import (
+from models.training.pretrained import (
     TOKENIZER,
     TRIAL_TEXTS,
     Opened,

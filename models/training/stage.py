@@ -26,10 +26,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from models.backbones import Backbone
-from models.baselines import Loss, Targets
 from models.errors import InputError
-from models.recipes import Schedule
+from models.training.losses import Loss, Targets
+from models.training.model import Backbone
+from models.training.recipes import Schedule
 
 logging.disable_progress_bar()  # one for each file of each checkpoint
 DONE = "model.safetensors"

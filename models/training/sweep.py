@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from models.baselines import Loss
 from models.bundle import MANIFEST, Bundle, check_output, load_bundle
 from models.data.datasets import LabelledDataset
 from models.errors import BundleError, InputError
 from models.replacing import write_whole_text
-from models.training import Machine, world
-from models.tune import Recipe, Teachers, Tuning, locked, remove_work, tune
+from models.training.losses import Loss
+from models.training.stage import Machine, world
+from models.training.tune import Recipe, Teachers, Tuning, locked, remove_work, tune
 
 Say = Callable[[str], None]
 

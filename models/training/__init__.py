@@ -1,0 +1,1 @@
+"""From data to a bundle: networks, losses, stages, sweeps."""
