@@ -15,11 +15,11 @@ from models.progress import Waiting
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.certify import Certificate
+    from models.calibration.certify import Certificate
+    from models.calibration.large_answers import LargeAnswers
+    from models.calibration.thresholds import Choice
     from models.data.datasets import LabelledDataset
-    from models.large_answers import LargeAnswers
     from models.results import Evaluation
-    from models.thresholds import Choice
 
 MINILM_NAME = "all-MiniLM-L6-v2"
 NO_THRESHOLD = 3  # the exit code of "no threshold meets it"
@@ -279,7 +279,7 @@ def _calibrate(arguments: argparse.Namespace, bundle: "Bundle", place: Path) -> 
 
     _prepare_libraries()
     if arguments.data is not None:
-        from models.calibrate import calibrate
+        from models.calibration.calibrate import calibrate
 
         large = _large(arguments)  # first: reading the data may take a minute
         data = _dataset(arguments)
@@ -331,8 +331,8 @@ def _say_verdict(bundle: "Bundle") -> None:
 
 def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, Certificate | None]":
     """The threshold that the target asks for, with its certificate if --certainty does."""
-    from models import thresholds
     from models.bundle import SELECTION
+    from models.calibration import thresholds
 
     data, score = bundle.read_calibration(), bundle.manifest.score
     if data is None:
@@ -345,7 +345,7 @@ def _choose(arguments: argparse.Namespace, bundle: "Bundle") -> "tuple[Choice, C
         if arguments.target_accuracy_loss is not None:
             return thresholds.threshold_for_accuracy_loss(data, arguments.target_accuracy_loss, score), None
         return thresholds.expectation(data, bundle.manifest.default_threshold), None
-    from models.certify import certify_accuracy_loss, certify_joint_accuracy, certify_selective_accuracy
+    from models.calibration.certify import certify_accuracy_loss, certify_joint_accuracy, certify_selective_accuracy
 
     certifiers = {
         "--target-accuracy": (certify_joint_accuracy, arguments.target_accuracy),
@@ -402,8 +402,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     large = _large(arguments)
     data = _dataset(arguments)
     _prepare_libraries()
+    from models.calibration.large_answers import LargeTable
     from models.evaluate import about_bundle, evaluate, write_card
-    from models.large_answers import LargeTable
     from models.results import write_evaluation
 
     _make_output(arguments.output)
@@ -499,7 +499,7 @@ def _compare_endpoint(
 
 
 def _thresholds(option: str | None, bundle: "Bundle") -> Sequence[float]:
-    from models.thresholds import nearest_to_ratio
+    from models.calibration.thresholds import nearest_to_ratio
 
     if option is not None:
         return _numbers("--thresholds", option)
@@ -548,8 +548,8 @@ def _large(arguments: argparse.Namespace) -> "LargeAnswers | None":
     """The large model's bundle or the table of its answers that --large names."""
     if arguments.large is None:
         return None
+    from models.calibration.large_answers import open_large
     from models.data.records import Columns
-    from models.large_answers import open_large
 
     return open_large(arguments.large, Columns(arguments.text_column, arguments.label_column))
 

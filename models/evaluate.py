@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from models.bundle import CALIBRATION, CARD, Bundle, Manifest, rewrite_bundle
-from models.calibrate import check_task, expected_classes
+from models.calibration.calibrate import check_task, expected_classes
+from models.calibration.large_answers import LargeAnswers
 from models.data.datasets import LabelledDataset
 from models.inference.answers import answers
 from models.inference.classifier import Classifier, load_classifier
-from models.large_answers import LargeAnswers
 from models.numbers.metrics import measure
 from models.numbers.predictions import Predictions
 from models.progress import Waiting

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from models.calibrate import fit_temperature
+from models.calibration.calibrate import fit_temperature
 from models.inference.classifier import confidences
 from models.numbers.bootstrap import Groups, ascending, rank
 from models.numbers.density import overlapping_share

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from models.bundle import Calibration
-from models.calibrate import fit_temperature
+from models.calibration.calibrate import fit_temperature
+from models.calibration.thresholds import expectation, threshold_for_accuracy, threshold_for_ratio
 from models.errors import InputError, NoThreshold
-from models.thresholds import expectation, threshold_for_accuracy, threshold_for_ratio
 
 
 def data(count: int = 1_000, seed: int = 0) -> Calibration:

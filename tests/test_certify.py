@@ -9,17 +9,17 @@ from mapie.risk_control.fwer_control import control_fwer
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 from scipy.stats import binomtest
 
-from models import certify
 from models.bundle import Calibration
-from models.certify import (
+from models.calibration import certify
+from models.calibration.certify import (
     Certificate,
     Tally,
     certify_accuracy_loss,
     certify_joint_accuracy,
     certify_selective_accuracy,
 )
+from models.calibration.thresholds import threshold_for_accuracy
 from models.errors import InputError, NoThreshold
-from models.thresholds import threshold_for_accuracy
 
 Certify = Callable[[Calibration, Calibration, float, float, str], Certificate]
 

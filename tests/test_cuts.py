@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.bundle import SCORE_RANGES, Calibration
-from models.certify import certify_accuracy_loss, certify_joint_accuracy, certify_selective_accuracy
-from models.errors import NoThreshold
-from models.numbers.cuts import possible_cuts
-from models.thresholds import (
+from models.calibration.certify import certify_accuracy_loss, certify_joint_accuracy, certify_selective_accuracy
+from models.calibration.thresholds import (
     Choice,
     best_joint_accuracy,
     nearest_to_ratio,
@@ -19,6 +17,8 @@ from models.thresholds import (
     threshold_for_accuracy_loss,
     threshold_for_ratio,
 )
+from models.errors import NoThreshold
+from models.numbers.cuts import possible_cuts
 from service.cascade.gate import decide
 from service.policy.forecast import Expectation
 

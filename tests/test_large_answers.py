@@ -13,10 +13,10 @@ import pytest
 from tiny import tiny_rows, write_csv, write_tiny_csv, write_tiny_images
 
 from models.bundle import CALIBRATION, SELECTION, load_bundle
+from models.calibration.large_answers import LargeTable, open_large
 from models.data.datasets import LabelledDataset, load_dataset
 from models.data.records import Columns
 from models.errors import InputError
-from models.large_answers import LargeTable, open_large
 from service.cli import main
 
 LABELS = ("balance", "timer", "weather")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from models.certify import JOINT, SELECTIVE
+from models.calibration.certify import JOINT, SELECTIVE
 from models.numbers.predictions import Predictions
 from models.report.wording import percent
 

@@ -15,11 +15,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from models.bundle import CALIBRATION, SELECTION, Bundle, Calibration, rewrite_bundle, write_calibration
+from models.calibration.large_answers import LargeAnswers, LargeTable
 from models.data.datasets import LabelledDataset, Split
 from models.errors import InputError
 from models.inference.answers import answers
 from models.inference.classifier import load_classifier
-from models.large_answers import LargeAnswers, LargeTable
 
 FILES = {"select": SELECTION, "calibrate": CALIBRATION}
 

@@ -1,0 +1,1 @@
+"""Thresholds from calibration data, and their certificates."""
