@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.calibration.large_answers import LargeAnswers
     from models.calibration.thresholds import Choice
     from models.data.datasets import LabelledDataset
-    from models.results import Evaluation
+    from models.evaluation.results import Evaluation
 
 MINILM_NAME = "all-MiniLM-L6-v2"
 NO_THRESHOLD = 3  # the exit code of "no threshold meets it"
@@ -403,8 +403,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     data = _dataset(arguments)
     _prepare_libraries()
     from models.calibration.large_answers import LargeTable
-    from models.evaluate import about_bundle, evaluate, write_card
-    from models.results import write_evaluation
+    from models.evaluation.evaluate import about_bundle, evaluate, write_card
+    from models.evaluation.results import write_evaluation
 
     _make_output(arguments.output)
     evaluation = evaluate(bundle, data, large, arguments.seed)
@@ -433,8 +433,8 @@ def _make_output(output: Path | None) -> None:
 
 def _evaluate_table(arguments: argparse.Namespace) -> int:
     """Neither torch nor a model: a table of a million rows takes seconds."""
+    from models.evaluation.results import about_table, evaluate_table, write_evaluation
     from models.numbers.predictions import LARGEST, read_predictions
-    from models.results import about_table, evaluate_table, write_evaluation
 
     if arguments.threshold is not None and not abs(arguments.threshold) <= LARGEST:
         raise InputError(
@@ -480,8 +480,8 @@ def _print_numbers(name: str, numbers: dict[str, Any]) -> None:
 def _compare_endpoint(
     arguments: argparse.Namespace, bundle: "Bundle", data: "LabelledDataset", evaluation: "Evaluation"
 ) -> int:
-    from models.edge_client import api_key
-    from models.endpoint import compare_endpoint
+    from models.evaluation.edge_client import api_key
+    from models.evaluation.parity import compare_endpoint
 
     thresholds, key = _thresholds(arguments.thresholds, bundle), api_key(arguments.api_key_file)
     with Waiting(f"asking {arguments.endpoint}", len(thresholds) * len(data.test)) as progress:

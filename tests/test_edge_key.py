@@ -8,8 +8,8 @@ import pytest
 from processes import Service, spawn_edge, stopping
 from pydantic import BaseModel
 
-from models.edge_client import api_key, call, edge_client
 from models.errors import InputError
+from models.evaluation.edge_client import api_key, call, edge_client
 from service.access.keys import new_key
 from service.cli import main
 

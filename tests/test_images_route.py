@@ -23,7 +23,7 @@ from tiny import tiny_images, write_tiny_fashion_mnist, write_tiny_images
 from models.bundle import load_bundle
 from models.data.datasets import load_dataset
 from models.data.images import ImageFile, decode
-from models.endpoint import _batches
+from models.evaluation.parity import _batches
 from models.inference.classifier import Classifier, load_classifier
 from service.api.classify import ClassifyResponse
 from service.api.problems import Problem

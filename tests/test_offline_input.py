@@ -18,10 +18,10 @@ import pytest
 from processes import free_port, spawn_edge, stopping
 from tiny import write_csv
 
-from models import edge_client
 from models.bundle import CALIBRATION, MANIFEST, load_bundle
 from models.data.datasets import load_dataset
 from models.errors import BundleError, InputError
+from models.evaluation import edge_client
 from models.inference.classifier import load_classifier
 from models.printing import printable
 from service.cli import main

@@ -18,13 +18,13 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from models.errors import InputError
+from models.evaluation.report import plots
+from models.evaluation.report.canvas import WIDTH
+from models.evaluation.report.page import write_report
+from models.evaluation.report.text import summarise
+from models.evaluation.report.wording import percent
 from models.numbers.metrics import measure
 from models.numbers.predictions import Predictions
-from models.report import plots
-from models.report.canvas import WIDTH
-from models.report.page import write_report
-from models.report.text import summarise
-from models.report.wording import percent
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 ABOUT = {"Small model": "birds-small", "Data": "birds, test split; CC0", "Command": "gatekeeper evaluate runs/birds"}

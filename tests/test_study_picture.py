@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from models.evaluation.report.canvas import PALETTE
 from models.findings import MEASURES, Findings, Number, Row
-from models.report.canvas import PALETTE
 from models.report.study_curves import curves_figure, study_curves
 from models.report.study_picture import study_figure, study_picture
 

@@ -52,7 +52,7 @@ def _chosen(inputs: Any, labels: Sequence[str], most: int) -> list[Example]:
 def _example(inputs: Any, position: int, label: str) -> Example:
     if isinstance(inputs[position], str):
         return Example(" ".join(inputs[position].split())[:NAME_CHARS], inputs[position], label)
-    from models.endpoint import encoded_file  # noqa: PLC0415  it knows HTTP, which reading data does not
+    from models.evaluation.parity import encoded_file  # noqa: PLC0415  it knows HTTP, which reading data does not
 
     name = str(inputs.files[position].where) if isinstance(inputs, ImageFiles) else f"image {position + 1}"
     content = encoded_file(inputs, position)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from models.calibration.certify import JOINT, SELECTIVE
+from models.evaluation.report.wording import percent
 from models.numbers.predictions import Predictions
-from models.report.wording import percent
 
 SURPRISING = 0.05
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from models.evaluation.report.canvas import DASHED, DOTTED, LONG, PALETTE, add_axes, as_png, new_figure, percent_ticks
+from models.evaluation.report.lettering import text_width
 from models.findings import CONTROL, RATIOS, UNTUNED, Findings, Row
-from models.report.canvas import DASHED, DOTTED, LONG, PALETTE, add_axes, as_png, new_figure, percent_ticks
-from models.report.lettering import text_width
 from models.report.study_picture import MARGIN, points, write
 
 WIDTH, HEIGHT, TITLE, LEGEND = 800.0, 420.0, 66.0, 64.0

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 
 from models.data.examples import Example, read_examples
 from models.data.records import Columns
-from models.edge_client import NotAllowed, api_key, call, edge_client
 from models.errors import InputError
+from models.evaluation.edge_client import NotAllowed, api_key, call, edge_client
 from models.printing import printable
 from service.variables import value_of
 

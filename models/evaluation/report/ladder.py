@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluation.report.wording import with_interval
 from models.numbers.predictions import Predictions
-from models.report.wording import with_interval
 
 STEPS = 200
 

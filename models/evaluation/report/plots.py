@@ -9,9 +9,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from models.numbers.metrics import DeferralCurves, Reliability, Roc
-from models.numbers.predictions import Floats
-from models.report.canvas import (
+from models.evaluation.report.canvas import (
     DASHED,
     DOTTED,
     HEIGHT,
@@ -26,9 +24,11 @@ from models.report.canvas import (
     percent_ticks,
     with_labels,
 )
-from models.report.confidence_axis import ConfidenceAxis
-from models.report.lettering import Labels, Line, drawable, narrowed, text_width
-from models.report.wording import compact, percent
+from models.evaluation.report.confidence_axis import ConfidenceAxis
+from models.evaluation.report.lettering import Labels, Line, drawable, narrowed, text_width
+from models.evaluation.report.wording import compact, percent
+from models.numbers.metrics import DeferralCurves, Reliability, Roc
+from models.numbers.predictions import Floats
 
 NAMES = ("confidence", "deferral", "roc", "reliability", "classes", "risk_coverage")
 MOST_CLASSES = 20

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from models.evaluation.report.wording import one_line
 from models.numbers.predictions import Predictions
-from models.report.wording import one_line
 
 MISTAKES, THUMBNAIL = 15, 64
 

@@ -13,16 +13,24 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from models.errors import InputError
+from models.evaluation.report import plots
+from models.evaluation.report.canvas import DARK, PALETTE, Picture
+from models.evaluation.report.classes import by_class, class_table, confusion_table
+from models.evaluation.report.ladder import Ladder, ratio_table, slider_steps
+from models.evaluation.report.mistakes import mistake_tables
+from models.evaluation.report.text import (
+    CAPTIONS,
+    GRADED_CAPTIONS,
+    number_rows,
+    score_table,
+    summarise,
+    tiles,
+    why_missing,
+)
+from models.evaluation.report.wording import four_digits, one_line, with_interval
 from models.numbers.metrics import Curves, curves
 from models.numbers.predictions import Predictions
-from models.report import plots
-from models.report.canvas import DARK, PALETTE, Picture
 from models.report.certificate import told_by_test
-from models.report.classes import by_class, class_table, confusion_table
-from models.report.ladder import Ladder, ratio_table, slider_steps
-from models.report.mistakes import mistake_tables
-from models.report.text import CAPTIONS, GRADED_CAPTIONS, number_rows, score_table, summarise, tiles, why_missing
-from models.report.wording import four_digits, one_line, with_interval
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

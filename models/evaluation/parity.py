@@ -21,11 +21,11 @@ from pydantic import BaseModel, Field, FiniteFloat
 from models.bundle import Bundle
 from models.data.datasets import LabelledDataset
 from models.data.images import Image, ImageFiles
-from models.edge_client import call, edge_client
 from models.errors import InputError
+from models.evaluation.edge_client import call, edge_client
+from models.evaluation.results import Evaluation
 from models.numbers.metrics import joint_accuracy
 from models.numbers.predictions import Predictions
-from models.results import Evaluation
 
 NEAR = 1e-5  # closer to the threshold than this, the order of summation in a batch may decide
 BATCH_BYTES = 8 * 1024 * 1024  # of images in one request; a service takes 32 MiB unless it was told otherwise

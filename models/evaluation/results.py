@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from models.errors import InputError
+from models.evaluation.report.page import write_report
 from models.numbers.metrics import measure
 from models.numbers.predictions import Predictions, write_predictions
 from models.replacing import write_whole_text
-from models.report.page import write_report
 
 DEFAULT_RATIO = 0.2  # a table from elsewhere has no threshold: this share of it is deferred then
 

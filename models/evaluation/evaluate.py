@@ -17,12 +17,12 @@ from models.bundle import CALIBRATION, CARD, Bundle, Manifest, rewrite_bundle
 from models.calibration.calibrate import check_task, expected_classes
 from models.calibration.large_answers import LargeAnswers
 from models.data.datasets import LabelledDataset
+from models.evaluation.results import Evaluation
 from models.inference.answers import answers
 from models.inference.classifier import Classifier, load_classifier
 from models.numbers.metrics import measure
 from models.numbers.predictions import Predictions
 from models.progress import Waiting
-from models.results import Evaluation
 
 
 def evaluate(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | None, seed: int = 0) -> Evaluation:

@@ -7,9 +7,9 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ft2font import FT2Font
 
+from models.evaluation.report.canvas import FONT, PALETTE
+from models.evaluation.report.wording import one_line
 from models.numbers.predictions import Floats
-from models.report.canvas import FONT, PALETTE
-from models.report.wording import one_line
 
 Line = tuple[Floats, Floats]
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import logit
 
+from models.evaluation.report.lettering import text_width
 from models.numbers.predictions import Floats
-from models.report.lettering import text_width
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from models.report.wording import four_digits, percent, percent_with_interval
+from models.evaluation.report.wording import four_digits, percent, percent_with_interval
 
 MEANINGS = {
     "a_S": "accuracy of the small model alone",
