@@ -58,8 +58,8 @@ bench-quick: $(READY) ## the edge beside a bare FastAPI route and a direct call,
 	@$(BIN)/python -m loadtests.bench --skip-peers $(ARGS)
 
 bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; a million rows evaluated and calibrated
-	@$(BIN)/python -m models.bench steps $(ARGS)
-	@$(BIN)/python -m models.bench rows $(ARGS)
+	@$(BIN)/python -m models.study.cost steps $(ARGS)
+	@$(BIN)/python -m models.study.cost rows $(ARGS)
 
 layers: $(READY) ## where the time of one request goes, layer by layer (needs wrk)
 	@$(BIN)/python -m loadtests.layers $(ARGS)

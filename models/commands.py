@@ -520,8 +520,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
     _check_training(arguments)
     data = _dataset(arguments)
     _prepare_libraries()
-    from models.findings import as_table
-    from models.study import Study, run_study
+    from models.study.findings import as_table
+    from models.study.study import Study, run_study
 
     large = _bundle(arguments.large)
     assert large is not None

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tiny import write_tiny_clinc150
 
-from models.findings import GATES, Answers, as_table, find
-from models.study import Study
+from models.study.findings import GATES, Answers, as_table, find
+from models.study.study import Study
 from service.cli import main
 
 

@@ -13,9 +13,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from models.evaluation.report.canvas import PALETTE
-from models.findings import MEASURES, Findings, Number, Row
-from models.report.study_curves import curves_figure, study_curves
-from models.report.study_picture import study_figure, study_picture
+from models.study.curves import curves_figure, study_curves
+from models.study.findings import MEASURES, Findings, Number, Row
+from models.study.picture import study_figure, study_picture
 
 NOTHING = Number(None, None, None, None, None, None)
 

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
-from models.findings import CONTROL, UNTUNED, Answers, Findings, as_table, find
 from models.inference.answers import answers
 from models.inference.classifier import load_classifier
 from models.progress import Waiting
 from models.replacing import write_whole, write_whole_text
-from models.report.study_curves import study_curves
-from models.report.study_picture import study_picture
+from models.study.curves import study_curves
+from models.study.findings import CONTROL, UNTUNED, Answers, Findings, as_table, find
+from models.study.picture import study_picture
 from models.training.losses import Loss
 from models.training.model import Backbone
 from models.training.stage import Machine, world

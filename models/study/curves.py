@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from models.evaluation.report.canvas import DASHED, DOTTED, LONG, PALETTE, add_axes, as_png, new_figure, percent_ticks
 from models.evaluation.report.lettering import text_width
-from models.findings import CONTROL, RATIOS, UNTUNED, Findings, Row
-from models.report.study_picture import MARGIN, points, write
+from models.study.findings import CONTROL, RATIOS, UNTUNED, Findings, Row
+from models.study.picture import MARGIN, points, write
 
 WIDTH, HEIGHT, TITLE, LEGEND = 800.0, 420.0, 66.0, 64.0
 FURTHEST = 0.6  # beyond it all curves run into the large model's accuracy

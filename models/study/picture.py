@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from models.evaluation.report.canvas import DASHED, DOTTED, FONT, PALETTE, add_axes, as_png, new_figure, percent_ticks
 from models.evaluation.report.lettering import drawable, narrowed, text_width
 from models.evaluation.report.wording import percent
-from models.findings import CONTROL, UNTUNED, Findings, Number
+from models.study.findings import CONTROL, UNTUNED, Findings, Number
 
 TITLES = {"accuracy": "accuracy of the small model alone", "s_d": "s_d, share of the ideal gate's gain"}
 # In pixels of the style, half of those of the PNG: width and margin of the picture; height of its title, of the curves,

@@ -1,7 +1,7 @@
 """What the offline job costs, as two tables.
 
-    python -m models.bench steps      a training step with the Gatekeeper loss beside one with cross-entropy
-    python -m models.bench rows       evaluate and calibrate a table of a million rows
+    python -m models.study.cost steps      a training step with the Gatekeeper loss beside one with cross-entropy
+    python -m models.study.cost rows       evaluate and calibrate a table of a million rows
 
 The two losses take turns, step by step, on the same batch; a ratio is the median over the rounds of the ratio of
 a round's two medians.
@@ -30,7 +30,7 @@ from models.bundle import CALIBRATION, SELECTION, Calibration, load_bundle, rewr
 from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
 from models.training.losses import Loss, Targets
 
-PACKAGED = Path(__file__).parent / "bundles" / "clinc150-small"
+PACKAGED = Path(__file__).parent.parent / "bundles" / "clinc150-small"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _process(*arguments: str) -> tuple[float, float]:
 
 def main() -> None:
     """Run one of the tables."""
-    parser = argparse.ArgumentParser("python -m models.bench", description=__doc__)
+    parser = argparse.ArgumentParser("python -m models.study.cost", description=__doc__)
     parser.add_argument("table", choices=("steps", "rows"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000_000)

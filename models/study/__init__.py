@@ -1,0 +1,1 @@
+"""Many recipes side by side: `gatekeeper compare`, and what training costs."""
