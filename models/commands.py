@@ -571,7 +571,7 @@ def _dataset(arguments: argparse.Namespace) -> "LabelledDataset":
     if before is not None:
         _prepare_libraries()
         from models.bundle import load_bundle
-        from models.data.levels import only_deferred
+        from models.levels import only_deferred
 
         data = only_deferred(data, load_bundle(before), arguments.threshold)
     elif getattr(arguments, "threshold", None) is not None:
