@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from loadtests.answers import ContractBroken, read_answer
+from loadtests.common.answers import ContractBroken, read_answer
+from loadtests.common.edge import check_decided, running_edge
+from loadtests.common.servers import BenchFailed, Cores, Server, free_port, running
 from loadtests.contest import Contestant, Plan, alternate, invite
-from loadtests.edge import check_decided, running_edge
 from loadtests.peer import Peer
 from loadtests.report import PathReport, path_report
-from loadtests.servers import BenchFailed, Cores, Server, free_port, running
 
 PATH = "/v1/classify"
 SENTENCE = "what is my checking account balance"

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.client import Connection, Pool, Reply
+from loadtests.common.client import Connection, Pool, Reply
 
 try:
     import uvloop

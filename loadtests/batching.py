@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from loadtests.arrivals import LATE, NOT_SENT, Outcomes, closed_loop, open_loop, poisson, run_load
-from loadtests.client import Reply
-from loadtests.options import RESULTS, between
-from loadtests.pictures import batching_picture
-from loadtests.servers import BenchFailed, choose_cores
+from loadtests.common.client import Reply
+from loadtests.common.options import RESULTS, between
+from loadtests.common.pictures import batching_picture
+from loadtests.common.servers import BenchFailed, choose_cores
 from loadtests.targets import TARGETS, Target, target
 
 FACTORS = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95)

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.accept import PEERS, measure_accept
+from loadtests.common.servers import BenchFailed, Cores, choose_cores
 from loadtests.contest import Plan
 from loadtests.defer import gateways, measure_defer
 from loadtests.plot import save_plot
 from loadtests.report import PathReport
-from loadtests.servers import BenchFailed, Cores, choose_cores
 from loadtests.table import markdown, text
 from loadtests.wrk import wrk_version
 

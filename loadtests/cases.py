@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loadtests.client import Reply
+from loadtests.common.client import Reply
+from loadtests.common.sentences import EASY, MALFORMED, ODD
 from loadtests.flapping import large_label
-from loadtests.sentences import EASY, MALFORMED, ODD
 
 Cut = Literal["no", "in the head", "in the body", "after the body"]
 # Of every 1,000 requests; the rest are easy sentences.

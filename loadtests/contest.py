@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
+from loadtests.common.servers import BenchFailed, Cores, Server
 from loadtests.peer import Peer
-from loadtests.servers import BenchFailed, Cores, Server
 from loadtests.wrk import Measurement, Wrk, write_script
 
 WARM_UP_S = 1

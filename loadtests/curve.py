@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from loadtests.pictures import sweep_picture
+from loadtests.common.pictures import sweep_picture
 
 
 def draw(phases: Path, picture: Path) -> str:

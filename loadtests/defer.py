@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from loadtests.accept import PATH, REQUEST, SENTENCE
-from loadtests.answers import ContractBroken, Output, read_answer
+from loadtests.common.answers import ContractBroken, Output, read_answer
+from loadtests.common.edge import check_decided, running_edge, set_threshold
+from loadtests.common.servers import BenchFailed, Cores, Server, free_port, running
 from loadtests.contest import Contestant, Plan, alternate, invite
-from loadtests.edge import check_decided, running_edge, set_threshold
 from loadtests.peer import Peer
 from loadtests.report import PathReport, path_report
-from loadtests.servers import BenchFailed, Cores, Server, free_port, running
 from loadtests.stub import LABEL
 
 EVERYTHING = 1.0  # a threshold that the sentence's confidence, 0.998, is below

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import httpx
 
-from loadtests.edge import NOBODY, TOKEN
+from loadtests.common.edge import NOBODY, TOKEN
+from loadtests.common.options import between
+from loadtests.common.servers import ROOT, BenchFailed, Server, choose_cores, free_port, in_child, running
 from loadtests.hostile import ACCEPTED, KINDS, LARGE, Surface
-from loadtests.options import between
-from loadtests.servers import ROOT, BenchFailed, Server, choose_cores, free_port, in_child, running
 from loadtests.watch import peak_mib, reset_peak
 
 SILENCE_BAR_MS, MEMORY_BAR, PEAK_BAR_MIB = 250.0, 1.2, 1024

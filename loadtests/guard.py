@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from loadtests.edge_policy import EdgePolicy, EdgeUnreachable, PolicyChanged, PolicyRefused
+from loadtests.common.edge_policy import EdgePolicy, EdgeUnreachable, PolicyChanged, PolicyRefused
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 30.0  # for an edge that is out of reach just now

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.accept import REQUEST, running_bare
+from loadtests.common.edge import check_decided, running_edge, set_threshold
+from loadtests.common.servers import BenchFailed, Cores, Server, choose_cores
 from loadtests.defer import EVERYTHING, running_stub
-from loadtests.edge import check_decided, running_edge, set_threshold
-from loadtests.servers import BenchFailed, Cores, Server, choose_cores
 from loadtests.wrk import Wrk, write_script
 
 CONNECTIONS = 32

@@ -31,7 +31,6 @@ from locust.env import Environment
 from locust.exception import StopTest
 from locust.runners import WorkerRunner
 
-from loadtests.answers import ContractBroken, read_answer, read_refusal
 from loadtests.choice import (
     IMAGES,
     KEY_VARIABLE,
@@ -42,6 +41,7 @@ from loadtests.choice import (
     choose,
     served,
 )
+from loadtests.common.answers import ContractBroken, read_answer, read_refusal
 from loadtests.page import add_pages
 from loadtests.phases import shown
 from loadtests.record import Record, check_before_a_run, record_of

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtests.arrivals import LATE, NOT_SENT, Outcomes, closed_loop, open_loop, poisson, run_load
-from loadtests.options import RESULTS, between
-from loadtests.pictures import overload_picture
-from loadtests.servers import BenchFailed, choose_cores
+from loadtests.common.options import RESULTS, between
+from loadtests.common.pictures import overload_picture
+from loadtests.common.servers import BenchFailed, choose_cores
 from loadtests.targets import TARGETS, Target, target
 from loadtests.watch import own_cpu_s, peak_mib, reset_peak
 

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests.common.servers import ROOT, Cores, Server, free_port, running
 from loadtests.environments import environment_python, environment_versions
-from loadtests.servers import ROOT, Cores, Server, free_port, running
 
 START_S = 240.0  # on a busy machine
 

@@ -26,14 +26,14 @@ from typing import Any
 import httpx
 import numpy as np
 
-from loadtests import own_data, sentences
-from loadtests.answers import ContractBroken, Output, read_answer
 from loadtests.choice import DATA_VARIABLE, path_type
-from loadtests.datasets import DataMissing, clinc150
-from loadtests.edge import running_edge
-from loadtests.options import RESULTS, between
-from loadtests.own_data import BadData
-from loadtests.servers import ROOT, BenchFailed, Cores, choose_cores, free_port, running
+from loadtests.common import own_data, sentences
+from loadtests.common.answers import ContractBroken, Output, read_answer
+from loadtests.common.datasets import DataMissing, clinc150
+from loadtests.common.edge import running_edge
+from loadtests.common.options import RESULTS, between
+from loadtests.common.own_data import BadData
+from loadtests.common.servers import ROOT, BenchFailed, Cores, choose_cores, free_port, running
 
 BUNDLE, LARGE_BUNDLE = ROOT / "models/bundles/clinc150-small", ROOT / "models/bundles/clinc150-large"
 LOSSES, CERTAINTY = (0.0, 0.005, 0.01), 0.95

@@ -35,7 +35,7 @@ from locust.runners import WorkerRunner
 
 from loadtests import outage, stages
 from loadtests.choice import WrongUse
-from loadtests.edge_policy import EdgePolicy, PolicyRefused, find_token
+from loadtests.common.edge_policy import EdgePolicy, PolicyRefused, find_token
 from loadtests.guard import Guard, policy_task
 from loadtests.outage import ByCommand, ByStopping, NoOutage
 from loadtests.record import check_before_a_run, record_of

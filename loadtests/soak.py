@@ -31,11 +31,11 @@ from typing import Any
 
 from loadtests.arrivals import new_event_loop
 from loadtests.cases import Case, Known, deck, what_is_wrong
-from loadtests.client import Pool, Reply, request_bytes
+from loadtests.common.client import Pool, Reply, request_bytes
+from loadtests.common.options import RESULTS, between
+from loadtests.common.sentences import EASY, ODD
+from loadtests.common.servers import BenchFailed, Server, choose_cores, free_port, running
 from loadtests.flapping import MODES, FlappingModel
-from loadtests.options import RESULTS, between
-from loadtests.sentences import EASY, ODD
-from loadtests.servers import BenchFailed, Server, choose_cores, free_port, running
 from loadtests.targets import pool as pool_of
 from loadtests.watch import Sight, look
 

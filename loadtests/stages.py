@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests.options import between
+from loadtests.common.options import between
 
 RAMP_STAGES = 5
 SPIKE_FACTOR = 10

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loadtests import datasets, own_data, silhouettes
-from loadtests.sentences import EASY_LABELS, HARD_LABELS, MALFORMED, ODD
+from loadtests.common import datasets, own_data, silhouettes
+from loadtests.common.sentences import EASY_LABELS, HARD_LABELS, MALFORMED, ODD
 
 JSON = "application/json"
 BOUNDARY = "----loadtest-7d1f0c"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from loadtests.answers import Answer
+from loadtests.common.answers import Answer
 
 SIGNIFICANT = 3  # digits of a latency: within half a per cent, and few enough numbers to send to a master
 

@@ -4,7 +4,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.servers import BenchFailed, Server, in_child
+from loadtests.common.servers import BenchFailed, Server, in_child
 
 # done() because wrk prints rounded figures; long brackets because a JSON body then needs no escaping.
 SCRIPT = """

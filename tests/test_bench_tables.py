@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from processes import eventually
 
+from loadtests.common.process_tree import ProcessTree
 from loadtests.contest import Outcome
-from loadtests.process_tree import ProcessTree
 from loadtests.report import PathReport
 from loadtests.summary import Spread, peak_memory, rows, spread
 from loadtests.table import cells, markdown, text, verdict

@@ -2,8 +2,8 @@
 
 import pytest
 
+from loadtests.common.servers import BenchFailed
 from loadtests.layers import Profile, layer_of, shares, table
-from loadtests.servers import BenchFailed
 
 LOOP = "main (service/cli.py);run (asyncio/runners.py)"
 ROUTE = f"{LOOP};classify (service/api/classify.py)"

@@ -11,7 +11,7 @@ import pytest
 from faulty_server import Turn, serving
 
 from loadtests.arrivals import BROKEN, LATE, NOT_SENT, closed_loop, open_loop, poisson
-from loadtests.client import Pool, Reply, request_bytes
+from loadtests.common.client import Pool, Reply, request_bytes
 from loadtests.overload import counted
 
 REQUEST = request_bytes("POST", "/v1/classify", b'{"inputs": "a"}')

@@ -18,7 +18,7 @@ from processes import ROOT, eventually
 
 from loadtests.batching import batches, read_wait
 from loadtests.cases import DECK_KINDS, Case, Known, deck, what_is_wrong
-from loadtests.client import Reply
+from loadtests.common.client import Reply
 from loadtests.flapping import MODES, SLOW_S, FlappingModel, large_label
 from loadtests.overload import Step, summary_of, verdict_of
 from loadtests.soak import memory_growth

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from loadtests import choice, datasets, mix, silhouettes, stages, stock
-from loadtests.answers import read_answer
+from loadtests import choice, mix, stages, stock
+from loadtests.common import datasets, silhouettes
+from loadtests.common.answers import read_answer
+from loadtests.common.sentences import EASY_LABELS, HARD_LABELS, ODD
 from loadtests.phases import Phases
-from loadtests.sentences import EASY_LABELS, HARD_LABELS, ODD
 from loadtests.tally import Tally, percentile
 
 ROOT = Path(__file__).resolve().parent.parent

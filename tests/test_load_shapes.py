@@ -24,9 +24,9 @@ from processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn,
 from test_loadtests import Liar, counted, serving, start
 
 from deploy.browser import chromium, find_chromium
+from loadtests.common.sentences import EASY_LABELS, HARD_LABELS
 from loadtests.phases import PhaseRow, shown_phase
 from loadtests.run import main
-from loadtests.sentences import EASY_LABELS, HARD_LABELS
 
 BUNDLES = ROOT / "models" / "bundles"
 NOTE = "as it was"

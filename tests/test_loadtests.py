@@ -21,7 +21,7 @@ import pytest
 from processes import ROOT, Service, free_port, spawn_edge, stopping
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.answers import ContractBroken, read_answer, read_refusal
+from loadtests.common.answers import ContractBroken, read_answer, read_refusal
 
 NOBODY = "http://127.0.0.1:9"
 SUMMARY = re.compile(

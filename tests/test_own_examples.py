@@ -12,7 +12,8 @@ import pytest
 from processes import ROOT, Service, spawn_edge, stopping
 from tiny import write_csv, write_tiny_images
 
-from loadtests import choice, own_data, savings
+from loadtests import choice, savings
+from loadtests.common import own_data
 from loadtests.curve import draw
 from service.cli import main
 from service.commands.up import _example

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.servers import BenchFailed, Cores, Server, free_port, running
+from loadtests.common.servers import BenchFailed, Cores, Server, free_port, running
 
 NOBODY = "http://127.0.0.1:9"
 TOKEN = "a-token-for-benchmarks"  # noqa: S105  of a server that lives for the benchmark

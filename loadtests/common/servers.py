@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
-from loadtests.process_tree import ProcessTree, started_ticks
+from loadtests.common.process_tree import ProcessTree, started_ticks
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 START_S, STOP_S = 90.0, 10.0
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # from <linux/prctl.h>
 

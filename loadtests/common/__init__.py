@@ -1,0 +1,1 @@
+"""What every load test needs: servers, clients, sentences, options."""
