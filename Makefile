@@ -80,7 +80,7 @@ savings: $(READY) ## large-model calls and latency saved at 0, 0.5 and 1 point o
 	@$(BIN)/python -m loadtests.savings $(ARGS)
 
 loadtest: $(READY) ## a short headless Locust run against a running pair
-	@$(BIN)/python -m loadtests.run $(ARGS)
+	@$(BIN)/python -m loadtests.users.run $(ARGS)
 
 # One thread: the order of summation, and so the last bit, does not depend on the number of cores.
 bundles: export OMP_NUM_THREADS = 1

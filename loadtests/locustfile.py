@@ -31,7 +31,8 @@ from locust.env import Environment
 from locust.exception import StopTest
 from locust.runners import WorkerRunner
 
-from loadtests.choice import (
+from loadtests.common.answers import ContractBroken, read_answer, read_refusal
+from loadtests.users.choice import (
     IMAGES,
     KEY_VARIABLE,
     TEXTS,
@@ -41,11 +42,10 @@ from loadtests.choice import (
     choose,
     served,
 )
-from loadtests.common.answers import ContractBroken, read_answer, read_refusal
-from loadtests.page import add_pages
-from loadtests.phases import shown
-from loadtests.record import Record, check_before_a_run, record_of
-from loadtests.stock import JSON, form, inputs
+from loadtests.users.page import add_pages
+from loadtests.users.phases import shown
+from loadtests.users.record import Record, check_before_a_run, record_of
+from loadtests.users.stock import JSON, form, inputs
 
 ROUTE = "/v1/classify"
 LIST_ITEMS = (2, 8)

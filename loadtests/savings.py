@@ -26,7 +26,6 @@ from typing import Any
 import httpx
 import numpy as np
 
-from loadtests.choice import DATA_VARIABLE, path_type
 from loadtests.common import own_data, sentences
 from loadtests.common.answers import ContractBroken, Output, read_answer
 from loadtests.common.datasets import DataMissing, clinc150
@@ -34,6 +33,7 @@ from loadtests.common.edge import running_edge
 from loadtests.common.options import RESULTS, between
 from loadtests.common.own_data import BadData
 from loadtests.common.servers import ROOT, BenchFailed, Cores, choose_cores, free_port, running
+from loadtests.users.choice import DATA_VARIABLE, path_type
 
 BUNDLE, LARGE_BUNDLE = ROOT / "models/bundles/clinc150-small", ROOT / "models/bundles/clinc150-large"
 LOSSES, CERTAINTY = (0.0, 0.005, 0.01), 0.95

@@ -13,7 +13,7 @@
 A row for each phase stands at the end of the output, in PREFIX_phases.csv (--csv PREFIX) and in the tab `Phases`. The
 phases share the run time; what lies between them (users who come, a command) is not measured and comes on top. In the
 web UI choose the shape in the form; with --class-picker in its own list. What was changed is undone when the run ends,
-also on Ctrl-C, on a failure and on `kill -9`, by loadtests/guard.py.
+also on Ctrl-C, on a failure and on `kill -9`, by loadtests/users/guard.py.
 """
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-call"
@@ -33,13 +33,13 @@ from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from loadtests import outage, stages
-from loadtests.choice import WrongUse
 from loadtests.common.edge_policy import EdgePolicy, PolicyRefused, find_token
-from loadtests.guard import Guard, policy_task
-from loadtests.outage import ByCommand, ByStopping, NoOutage
-from loadtests.record import check_before_a_run, record_of
-from loadtests.stages import Stage
+from loadtests.users import outage, stages
+from loadtests.users.choice import WrongUse
+from loadtests.users.guard import Guard, policy_task
+from loadtests.users.outage import ByCommand, ByStopping, NoOutage
+from loadtests.users.record import check_before_a_run, record_of
+from loadtests.users.stages import Stage
 
 GATHERING_S = 10.0  # beyond what the spawn rate takes: then the phase begins with the users there are
 DEFAULT_HOST = "http://127.0.0.1:8000"

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from loadtests import choice, mix, stages, stock
 from loadtests.common import datasets, silhouettes
 from loadtests.common.answers import read_answer
 from loadtests.common.sentences import EASY_LABELS, HARD_LABELS, ODD
-from loadtests.phases import Phases
-from loadtests.tally import Tally, percentile
+from loadtests.users import choice, mix, stages, stock
+from loadtests.users.phases import Phases
+from loadtests.users.tally import Tally, percentile
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = {

@@ -25,8 +25,8 @@ from test_loadtests import Liar, counted, serving, start
 
 from deploy.browser import chromium, find_chromium
 from loadtests.common.sentences import EASY_LABELS, HARD_LABELS
-from loadtests.phases import PhaseRow, shown_phase
-from loadtests.run import main
+from loadtests.users.phases import PhaseRow, shown_phase
+from loadtests.users.run import main
 
 BUNDLES = ROOT / "models" / "bundles"
 NOTE = "as it was"
@@ -74,7 +74,17 @@ def run_shape(
     pair: Pair, output: Path, *arguments: str, seconds: str = "3", timeout_s: float = 50
 ) -> "subprocess.CompletedProcess[str]":
     return start(
-        *("loadtests.run", "--url", pair.edge.url, "--users", "3", "--duration", seconds, "--output", str(output)),
+        *(
+            "loadtests.users.run",
+            "--url",
+            pair.edge.url,
+            "--users",
+            "3",
+            "--duration",
+            seconds,
+            "--output",
+            str(output),
+        ),
         *arguments,
         timeout_s=timeout_s,
         GATEKEEPER_ADMIN_TOKEN=TOKEN,
@@ -239,7 +249,17 @@ def running(pair: Pair, output: Path, *arguments: str) -> Iterator[Run]:
     with log.open("w") as stream:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "loadtests.run", "--url", pair.edge.url, "--users", "2", "--duration", "6"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "loadtests.users.run",
+                    "--url",
+                    pair.edge.url,
+                    "--users",
+                    "2",
+                    "--duration",
+                    "6",
+                ),
                 *("--output", str(output), *arguments),
             ],
             cwd=ROOT,
@@ -318,7 +338,7 @@ def test_options_that_are_nonsense_are_one_clear_line_and_exit_code_2(
         main(["--url", "http://127.0.0.1:9", *arguments])
     assert raised.value.code == 2
     usage, complaint = capsys.readouterr().err.splitlines()
-    assert usage == "usage: python -m loadtests.run [options]"
+    assert usage == "usage: python -m loadtests.users.run [options]"
     assert re.search(f"error: {message}", complaint)
 
 
@@ -338,7 +358,7 @@ def test_a_run_that_cannot_be_is_one_clear_line_and_exit_code_2(
 ) -> None:
     was = pair.policy()["version"]
     run = start(
-        *("loadtests.run", "--url", pair.edge.url, "--output", str(tmp_path), *arguments),
+        *("loadtests.users.run", "--url", pair.edge.url, "--output", str(tmp_path), *arguments),
         GATEKEEPER_ADMIN_TOKEN=token,
         GATEKEEPER_DATA_DIR="",
         GATEKEEPER_POLICY_PATH=str(tmp_path / "none" / "policy.db"),
@@ -389,7 +409,7 @@ class Keyed(Liar, BaseHTTPRequestHandler):
 def test_the_joint_accuracy_is_that_of_the_answers_and_a_key_is_sent(tmp_path: Path) -> None:
     asked: Counter[str] = Counter()
     with serving(type("Counting", (Keyed,), {"asked": asked})) as url:
-        command = ("loadtests.run", "--url", url, "--users", "1", "--duration", "2", "--output", str(tmp_path))
+        command = ("loadtests.users.run", "--url", url, "--users", "1", "--duration", "2", "--output", str(tmp_path))
         run = start(*command, "--mix", "easy=2,hard=1", GATEKEEPER_LOAD_KEY="")
         assert run.returncode == 2
         assert re.search(r"^loadtest: \S+ asks for API keys: set GATEKEEPER_LOAD_KEY", run.stderr)

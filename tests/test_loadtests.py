@@ -130,7 +130,7 @@ def processes_that_mention(path: Path) -> list[str]:
 def test_a_run_reports_the_deferral_ratio_that_the_edge_counted(lone_edge: Service, tmp_path: Path) -> None:
     before = counted(lone_edge)
     run = start(
-        *("loadtests.run", "--url", lone_edge.url, "--users", "2", "--duration", "3", "--output", str(tmp_path))
+        *("loadtests.users.run", "--url", lone_edge.url, "--users", "2", "--duration", "3", "--output", str(tmp_path))
     )
     assert run.returncode == 0, run.stdout + run.stderr
     items, chosen, degraded = (now - then for now, then in zip(counted(lone_edge), before, strict=True))
@@ -166,14 +166,14 @@ def test_with_workers_the_ratio_is_over_the_items_of_all_of_them(lone_edge: Serv
 
 
 def test_a_url_where_nothing_answers_is_one_clear_line_and_exit_code_2() -> None:
-    run = start("loadtests.run", "--url", f"http://127.0.0.1:{free_port()}")
+    run = start("loadtests.users.run", "--url", f"http://127.0.0.1:{free_port()}")
     assert run.returncode == 2
     assert run.stdout == ""
     assert re.fullmatch(r"loadtest: nothing answers at http://127\.0\.0\.1:\d+: .*`make serve`\n", run.stderr)
 
 
 def test_answers_that_break_the_contract_fail_the_run(liar: str, tmp_path: Path) -> None:
-    run = start("loadtests.run", "--url", liar, "--users", "4", "--duration", "3", "--output", str(tmp_path))
+    run = start("loadtests.users.run", "--url", liar, "--users", "4", "--duration", "3", "--output", str(tmp_path))
     assert run.returncode == 1, run.stdout + run.stderr
     assert "outputs.*.decision: Field required" in run.stderr
     assert "a malformed request was answered with 200" in run.stderr

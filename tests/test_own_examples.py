@@ -12,9 +12,10 @@ import pytest
 from processes import ROOT, Service, spawn_edge, stopping
 from tiny import write_csv, write_tiny_images
 
-from loadtests import choice, savings
+from loadtests import savings
 from loadtests.common import own_data
-from loadtests.curve import draw
+from loadtests.users import choice
+from loadtests.users.curve import draw
 from service.cli import main
 from service.commands.up import _example
 

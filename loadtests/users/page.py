@@ -9,10 +9,10 @@ from argparse import Namespace
 from flask import Blueprint, Response, jsonify, request
 from locust.web import WebUI
 
-from loadtests.choice import WrongUse
-from loadtests.phases import PHASE_COLUMNS, shown, shown_phase
-from loadtests.record import Record
-from loadtests.tally import Row
+from loadtests.users.choice import WrongUse
+from loadtests.users.phases import PHASE_COLUMNS, shown, shown_phase
+from loadtests.users.record import Record
+from loadtests.users.tally import Row
 
 TITLES = (
     *("Requests", "Items", "Accepted", "Deferred", "Degraded", "Deferral ratio", "Degraded share"),

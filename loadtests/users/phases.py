@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from loadtests.tally import Key, Tally, cell, percentile
+from loadtests.users.tally import Key, Tally, cell, percentile
 
 NO_PHASE = ""
 # Thirteen columns, whose cells may break at every space: what fits 1,280 pixels. The file has the numbers as they are.

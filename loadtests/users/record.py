@@ -16,9 +16,9 @@ import gevent
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests.choice import WRONG_USE, Choice, WrongUse
-from loadtests.phases import NO_PHASE, PhaseRow, Phases
-from loadtests.tally import Tally
+from loadtests.users.choice import WRONG_USE, Choice, WrongUse
+from loadtests.users.phases import NO_PHASE, PhaseRow, Phases
+from loadtests.users.tally import Tally
 
 CHANGE, CONFIRM = "gatekeeper_phase", "gatekeeper_phase_seen"
 CONFIRM_S = 5.0

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import psutil
 
-from loadtests import guard
+from loadtests.users import guard
 
 
 class NoOutage(Exception):

@@ -1,6 +1,6 @@
 """Undoes what a load test did to a service when the load test ends, however it ends: `kill -9` too.
 
-A process of its own, `python -m loadtests.guard`. It is told what to undo as one line of JSON, and does it when its
+A process of its own, `python -m loadtests.users.guard`. It is told what to undo as one line of JSON, and does it when its
 input ends: because the load test says so, or because it is no more. Ctrl-C does not reach it.
 """
 
@@ -15,7 +15,7 @@ import psutil
 
 from loadtests.common.edge_policy import EdgePolicy, EdgeUnreachable, PolicyChanged, PolicyRefused
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 30.0  # for an edge that is out of reach just now
 COMMAND_TIMEOUT_S = 120.0
 
@@ -25,7 +25,7 @@ class Guard:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.guard"],
+            [sys.executable, "-m", "loadtests.users.guard"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             start_new_session=True,

@@ -1,7 +1,7 @@
 """A short headless Locust run against a running edge: `make loadtest`, or
 
-    python -m loadtests.run --users 32 --duration 60
-    python -m loadtests.run --shape threshold-sweep --thresholds 0.5,0.7,0.9 --sentences clinc150
+    python -m loadtests.users.run --users 32 --duration 60
+    python -m loadtests.users.run --shape threshold-sweep --thresholds 0.5,0.7,0.9 --sentences clinc150
 
 Exit code 0: every request was answered as promised; 1: one was not, or something could not be put back; 2: there was no
 run, because nothing answers at the URL or the options do not fit.
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import httpx
 
-from loadtests import choice, stages
-from loadtests.choice import KEY_VARIABLE
+from loadtests.users import choice, stages
+from loadtests.users.choice import KEY_VARIABLE
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 SPAWN_S = 1.0  # all users are there after about this long
 STOP_S = 10  # at the end each user waits for its last answer, so that the edge and Locust count the same items
 GRACE_S = 30.0  # for Locust itself to start and to stop
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _draw_curve(output: Path) -> None:
     try:
-        from loadtests import curve  # noqa: PLC0415  a second of imports, and matplotlib, that only a sweep needs
+        from loadtests.users import curve
     except ModuleNotFoundError as error:
         print(f"loadtest: no picture of the curve without {error.name}", file=sys.stderr)
         return
@@ -153,8 +153,8 @@ def _free_port() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "loadtests.run",
-        usage="python -m loadtests.run [options]",
+        "loadtests.users.run",
+        usage="python -m loadtests.users.run [options]",
         description="A short headless Locust run against a running edge.",
     )
     parser.add_argument("--url", type=_url, default="http://127.0.0.1:8000", help="the edge; default %(default)s")

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 
-from loadtests import mix, stock
 from loadtests.common.datasets import DataMissing
 from loadtests.common.options import between
 from loadtests.common.own_data import BadData
+from loadtests.users import mix, stock
 
 TEXTS, IMAGES = "text-classification", "image-classification"
 KEY_VARIABLE, DATA_VARIABLE = "GATEKEEPER_LOAD_KEY", "GATEKEEPER_LOAD_DATA"

@@ -1,0 +1,1 @@
+"""What Locust's users do, by shape and phase, and what was found."""
