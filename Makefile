@@ -52,17 +52,17 @@ lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/mypy
 
 bench: $(READY) ## the edge beside other servers and gateways, which it installs into .venv-peers (needs wrk)
-	@$(BIN)/python -m loadtests.bench $(ARGS)
+	@$(BIN)/python -m loadtests.compare.bench $(ARGS)
 
 bench-quick: $(READY) ## the edge beside a bare FastAPI route and a direct call, nothing else (needs wrk)
-	@$(BIN)/python -m loadtests.bench --skip-peers $(ARGS)
+	@$(BIN)/python -m loadtests.compare.bench --skip-peers $(ARGS)
 
 bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; a million rows evaluated and calibrated
 	@$(BIN)/python -m models.study.cost steps $(ARGS)
 	@$(BIN)/python -m models.study.cost rows $(ARGS)
 
 layers: $(READY) ## where the time of one request goes, layer by layer (needs wrk)
-	@$(BIN)/python -m loadtests.layers $(ARGS)
+	@$(BIN)/python -m loadtests.compare.layers $(ARGS)
 
 overload: $(READY) ## goodput and latency from half to ten times the capacity, open loop
 	@$(BIN)/python -m loadtests.overload $(ARGS)

@@ -10,11 +10,11 @@ import pytest
 from processes import eventually
 
 from loadtests.common.process_tree import ProcessTree
-from loadtests.contest import Outcome
-from loadtests.report import PathReport
-from loadtests.summary import Spread, peak_memory, rows, spread
-from loadtests.table import cells, markdown, text, verdict
-from loadtests.wrk import Measurement
+from loadtests.compare.contest import Outcome
+from loadtests.compare.report import PathReport
+from loadtests.compare.summary import Spread, peak_memory, rows, spread
+from loadtests.compare.table import cells, markdown, text, verdict
+from loadtests.compare.wrk import Measurement
 
 
 def measured(server: str, number: int, rate: float, *, connections: int = 32, **changes: float) -> Measurement:

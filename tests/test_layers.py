@@ -3,7 +3,7 @@
 import pytest
 
 from loadtests.common.servers import BenchFailed
-from loadtests.layers import Profile, layer_of, shares, table
+from loadtests.compare.layers import Profile, layer_of, shares, table
 
 LOOP = "main (service/cli.py);run (asyncio/runners.py)"
 ROUTE = f"{LOOP};classify (service/api/classify.py)"

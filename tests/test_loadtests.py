@@ -183,7 +183,7 @@ def test_answers_that_break_the_contract_fail_the_run(liar: str, tmp_path: Path)
 
 
 def test_the_bench_without_wrk_names_it_and_exits_with_2(tmp_path: Path) -> None:
-    run = start("loadtests.bench", PATH=str(tmp_path))
+    run = start("loadtests.compare.bench", PATH=str(tmp_path))
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
     assert "wrk is not installed" in run.stderr
 
@@ -193,7 +193,7 @@ def test_the_bench_without_wrk_names_it_and_exits_with_2(tmp_path: Path) -> None
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_the_bench_measures_both_paths_and_leaves_no_server_behind(tmp_path: Path) -> None:
     run = start(
-        *("loadtests.bench", "--skip-peers", "--rounds", "1", "--seconds", "1", "--output", str(tmp_path)),
+        *("loadtests.compare.bench", "--skip-peers", "--rounds", "1", "--seconds", "1", "--output", str(tmp_path)),
         *("--markdown", str(tmp_path / "tables.md"), "--plot", str(tmp_path / "plot.png")),
         timeout_s=110,
         TMPDIR=str(tmp_path),

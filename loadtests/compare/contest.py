@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 
 from loadtests.common.servers import BenchFailed, Cores, Server
-from loadtests.peer import Peer
-from loadtests.wrk import Measurement, Wrk, write_script
+from loadtests.compare.peer import Peer
+from loadtests.compare.wrk import Measurement, Wrk, write_script
 
 WARM_UP_S = 1
 ASK_S = 60.0  # the first request of some servers takes seconds

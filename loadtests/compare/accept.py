@@ -10,9 +10,9 @@ from pathlib import Path
 from loadtests.common.answers import ContractBroken, read_answer
 from loadtests.common.edge import check_decided, running_edge
 from loadtests.common.servers import BenchFailed, Cores, Server, free_port, running
-from loadtests.contest import Contestant, Plan, alternate, invite
-from loadtests.peer import Peer
-from loadtests.report import PathReport, path_report
+from loadtests.compare.contest import Contestant, Plan, alternate, invite
+from loadtests.compare.peer import Peer
+from loadtests.compare.report import PathReport, path_report
 
 PATH = "/v1/classify"
 SENTENCE = "what is my checking account balance"
@@ -46,18 +46,18 @@ def _ray_environment(directory: Path) -> Mapping[str, str]:
 RAY = Peer(
     name="ray",
     package="ray",
-    command=("loadtests.peers.ray_app",),
+    command=("loadtests.compare.peers.ray_app",),
     ready=PATH,
     path=PATH,
     body=REQUEST,
     environment=_ray_environment,
 )
 PEERS = (
-    Peer("litserve", "litserve", ("loadtests.peers.litserve_app",), "/health", PATH, REQUEST),
+    Peer("litserve", "litserve", ("loadtests.compare.peers.litserve_app",), "/health", PATH, REQUEST),
     Peer(
         name="bentoml",
         package="bentoml",
-        command=("bentoml", "serve", "loadtests.peers.bento_app:Classify"),
+        command=("bentoml", "serve", "loadtests.compare.peers.bento_app:Classify"),
         ready="/readyz",
         path=PATH,
         body=json.dumps({"inputs": [SENTENCE]}),  # a batchable route takes a list
@@ -92,7 +92,7 @@ def running_bare(directory: Path, cores: Cores, answer: bytes) -> AbstractContex
     """The reference, which gives the edge's own answer to everything."""
     return running(
         "bare",
-        ["uvicorn", "loadtests.bare:app", "--no-access-log", "--no-server-header", "--log-level", "warning"],
+        ["uvicorn", "loadtests.compare.bare:app", "--no-access-log", "--no-server-header", "--log-level", "warning"],
         port=free_port(),
         ready="/openapi.json",
         environment={"BARE_ANSWER": answer.decode()},

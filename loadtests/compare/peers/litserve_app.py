@@ -1,6 +1,6 @@
 """The bundle behind LitServe. Run in LitServe's own environment:
 
-    python -m loadtests.peers.litserve_app --host 127.0.0.1 --port 8000
+    python -m loadtests.compare.peers.litserve_app --host 127.0.0.1 --port 8000
 
 Set up as its documentation says for speed:
 - batches (max_batch_size, batch_timeout): https://lightning.ai/docs/litserve/features/batching
@@ -14,7 +14,7 @@ from typing import Any
 
 import litserve
 
-from loadtests.peers.bundle_answers import Answer, load_answers
+from loadtests.compare.peers.bundle_answers import Answer, load_answers
 
 MAX_BATCH_SIZE = 32  # the edge's own
 BATCH_TIMEOUT_S = 0.0  # its default: whatever waits is taken. 1 and 10 ms were tried: slower at one connection

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from loadtests.report import OURS, PathReport
-from loadtests.summary import Row, Spread
+from loadtests.compare.report import OURS, PathReport
+from loadtests.compare.summary import Row, Spread
 
 TITLES = {"accept": "of bare", "defer": "p50 added ms"}
 # design.md's numbers: requests/s over the bare route's at 32 connections, and over two peers'; ms and requests/s of a

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtests.report import OURS, PathReport
+from loadtests.compare.report import OURS, PathReport
 
 # Okabe and Ito's colours, told apart by the colour-blind too: ours, the references, the others.
 COLOURS = {"ours": "#0072b2", "reference": "#8a939d", "other": "#e69f00"}

@@ -1,6 +1,6 @@
 """Where the time of one request goes, layer by layer: bare route, accept path, defer path. `make layers`, or
 
-    python -m loadtests.layers --seconds 6
+    python -m loadtests.compare.layers --seconds 6
 
 Each server runs on a core of its own under wrk, 32 connections, while py-spy samples it. A sample belongs to the
 innermost frame whose file is known below; a layer's share of them, times the CPU time of a request, is its cost. Needs
@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.accept import REQUEST, running_bare
 from loadtests.common.edge import check_decided, running_edge, set_threshold
 from loadtests.common.servers import BenchFailed, Cores, Server, choose_cores
-from loadtests.defer import EVERYTHING, running_stub
-from loadtests.wrk import Wrk, write_script
+from loadtests.compare.accept import REQUEST, running_bare
+from loadtests.compare.defer import EVERYTHING, running_stub
+from loadtests.compare.wrk import Wrk, write_script
 
 CONNECTIONS = 32
 SAMPLES_PER_S = 400
@@ -40,7 +40,7 @@ LAYERS = (
     ("cascade and gate", ("service/cascade/cascade.py", "service/cascade/gate.py", "service/remote/breaker.py")),
     ("endpoint: parse, check, write", ("service/api/", "service/api_keys", "service/rate_limits", "pydantic", "json/")),
     ("ids, headers, request metrics", ("service/server/middleware.py", "service/app.py")),
-    ("the bare route's own code", ("loadtests/bare.py",)),
+    ("the bare route's own code", ("loadtests/compare/bare.py",)),
     ("FastAPI and Starlette", ("fastapi/", "starlette/")),
     ("HTTP in and out: uvicorn", ("uvicorn/", "service/server/connections.py", "service/server/protocol.py")),
     ("event loop, sockets", ("asyncio/", "uvloop")),
@@ -59,7 +59,7 @@ class Profile:
 
 def main(argv: list[str] | None = None) -> int:
     """Profile each server, print the table."""
-    parser = argparse.ArgumentParser("loadtests.layers", description="Where the time of one request goes.")
+    parser = argparse.ArgumentParser("loadtests.compare.layers", description="Where the time of one request goes.")
     parser.add_argument("--seconds", type=int, default=6, choices=range(2, 121), metavar="2..120")
     seconds = parser.parse_args(argv).seconds
     beside = str(Path(sys.executable).with_name("py-spy"))

@@ -1,6 +1,6 @@
 """The bundle behind BentoML. Run in BentoML's own environment:
 
-    python -m bentoml serve loadtests.peers.bento_app:Classify --host 127.0.0.1 --port 3000
+    python -m bentoml serve loadtests.compare.peers.bento_app:Classify --host 127.0.0.1 --port 3000
 
 Set up as its documentation says for speed:
 - adaptive batching: https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
@@ -18,7 +18,7 @@ from typing import Any
 
 import bentoml
 
-from loadtests.peers.bundle_answers import load_answers
+from loadtests.compare.peers.bundle_answers import load_answers
 
 MAX_BATCH_SIZE = 32  # the edge's own
 

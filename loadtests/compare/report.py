@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from loadtests.contest import Contestant, Outcome
-from loadtests.summary import Row, peak_memory, rows
-from loadtests.wrk import Measurement
+from loadtests.compare.contest import Contestant, Outcome
+from loadtests.compare.summary import Row, peak_memory, rows
+from loadtests.compare.wrk import Measurement
 
 OURS = "gatekeeper"
 

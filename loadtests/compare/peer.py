@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.common.servers import ROOT, Cores, Server, free_port, running
-from loadtests.environments import environment_python, environment_versions
+from loadtests.compare.environments import environment_python, environment_versions
 
 START_S = 240.0  # on a busy machine
 

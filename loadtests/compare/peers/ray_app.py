@@ -1,6 +1,6 @@
 """The bundle behind Ray Serve. Run in Ray's own environment:
 
-    python -m loadtests.peers.ray_app --host 127.0.0.1 --port 8000
+    python -m loadtests.compare.peers.ray_app --host 127.0.0.1 --port 8000
 
 Set up as its documentation says for speed:
 - @serve.batch: https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html
@@ -24,7 +24,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from loadtests.peers.bundle_answers import Answer, load_answers
+from loadtests.compare.peers.bundle_answers import Answer, load_answers
 
 MAX_BATCH_SIZE = 32  # the edge's own
 BATCH_WAIT_S = 0.0  # whatever waits is taken: work-conserving, as the edge's batcher is

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from loadtests.wrk import Measurement
+from loadtests.compare.wrk import Measurement
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from loadtests.accept import PATH, REQUEST, SENTENCE
 from loadtests.common.answers import ContractBroken, Output, read_answer
 from loadtests.common.edge import check_decided, running_edge, set_threshold
 from loadtests.common.servers import BenchFailed, Cores, Server, free_port, running
-from loadtests.contest import Contestant, Plan, alternate, invite
-from loadtests.peer import Peer
-from loadtests.report import PathReport, path_report
-from loadtests.stub import LABEL
+from loadtests.compare.accept import PATH, REQUEST, SENTENCE
+from loadtests.compare.contest import Contestant, Plan, alternate, invite
+from loadtests.compare.peer import Peer
+from loadtests.compare.report import PathReport, path_report
+from loadtests.compare.stub import LABEL
 
 EVERYTHING = 1.0  # a threshold that the sentence's confidence, 0.998, is below
 CHAT = "/v1/chat/completions"
@@ -91,7 +91,7 @@ def running_stub(directory: Path, cores: Cores) -> AbstractContextManager[Server
     """On the load's core: what it costs is no part of what is measured in front of it."""
     return running(
         "direct",
-        ["loadtests.stub"],
+        ["loadtests.compare.stub"],
         port=free_port(),
         ready="/readyz",
         environment={},

@@ -10,7 +10,7 @@ import torch
 from models.bundle import load_bundle
 from models.inference.classifier import load_classifier
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 BUNDLE = ROOT / "models" / "bundles" / "clinc150-small"
 
 Answer = dict[str, Any]

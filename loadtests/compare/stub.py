@@ -1,6 +1,6 @@
 """The stub upstreams of the defer path: a large model that answers at once, always the same. Run on the load's core.
 
-    python -m loadtests.stub --host 127.0.0.1 --port 8001
+    python -m loadtests.compare.stub --host 127.0.0.1 --port 8001
 
 POST /v1/classify speaks the contract of the large-model service, POST /v1/chat/completions that of OpenAI; both with an
 answer of about the same size. No framework: it has to be many times quicker than what is measured in front of it.
@@ -109,7 +109,7 @@ async def _serve(host: str, port: int) -> None:
 
 def main() -> None:
     """Serve until a signal comes."""
-    parser = argparse.ArgumentParser("loadtests.stub", description="A large model that answers at once.")
+    parser = argparse.ArgumentParser("loadtests.compare.stub", description="A large model that answers at once.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001)
     arguments = parser.parse_args()

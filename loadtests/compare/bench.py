@@ -1,8 +1,8 @@
 """What the edge costs, beside a bare FastAPI route, other model servers and LLM gateways, under wrk. `make bench`, or
 
-    python -m loadtests.bench --rounds 5 --seconds 4
-    python -m loadtests.bench --skip-peers                 # `make bench-quick`: the edge and its references alone
-    python -m loadtests.bench --peers litserve,litellm
+    python -m loadtests.compare.bench --rounds 5 --seconds 4
+    python -m loadtests.compare.bench --skip-peers                 # `make bench-quick`: the edge and its references alone
+    python -m loadtests.compare.bench --peers litserve,litellm
 
 accept.py and defer.py say what is compared with what; peers/ how the others are set up. All servers share one core and
 wrk has another; they take turns, all but one paused, and the figure to read is a ratio within a round, because machines
@@ -25,16 +25,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from loadtests.accept import PEERS, measure_accept
 from loadtests.common.servers import BenchFailed, Cores, choose_cores
-from loadtests.contest import Plan
-from loadtests.defer import gateways, measure_defer
-from loadtests.plot import save_plot
-from loadtests.report import PathReport
-from loadtests.table import markdown, text
-from loadtests.wrk import wrk_version
+from loadtests.compare.accept import PEERS, measure_accept
+from loadtests.compare.contest import Plan
+from loadtests.compare.defer import gateways, measure_defer
+from loadtests.compare.plot import save_plot
+from loadtests.compare.report import PathReport
+from loadtests.compare.table import markdown, text
+from loadtests.compare.wrk import wrk_version
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 CONNECTIONS = (1, 32, 128)
 NAMES = tuple(peer.name for peer in (*PEERS, *gateways("")))
 PACKAGES = ("gatekeeper-cascade", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "pydantic", "torch")
@@ -86,7 +86,7 @@ def _head(arguments: argparse.Namespace, binary: str, cores: Cores, load_average
     chosen = f" --peers {','.join(arguments.peers)}" if arguments.peers else " --skip-peers"
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m loadtests.bench --rounds {arguments.rounds} --seconds {arguments.seconds}{chosen}",
+        "command": f"python -m loadtests.compare.bench --rounds {arguments.rounds} --seconds {arguments.seconds}{chosen}",
         "cores": str(cores),
         "load_average_before": round(load_average, 2),
         "versions": {"wrk": wrk_version(binary), **_versions()},
@@ -132,7 +132,7 @@ def _versions() -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("loadtests.bench", description="The edge beside other servers, under wrk.")
+    parser = argparse.ArgumentParser("loadtests.compare.bench", description="The edge beside other servers, under wrk.")
     parser.add_argument("--rounds", type=_at_least_one, default=5, help="default %(default)s")
     parser.add_argument("--seconds", type=_at_least_one, default=4, help="of load each time; default %(default)s")
     parser.add_argument("--peers", type=_peers, default=NAMES, help=f"of {','.join(NAMES)}; default all")

@@ -1,0 +1,1 @@
+"""The edge beside other servers and gateways, under wrk."""
