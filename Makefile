@@ -65,16 +65,16 @@ layers: $(READY) ## where the time of one request goes, layer by layer (needs wr
 	@$(BIN)/python -m loadtests.compare.layers $(ARGS)
 
 overload: $(READY) ## goodput and latency from half to ten times the capacity, open loop
-	@$(BIN)/python -m loadtests.overload $(ARGS)
+	@$(BIN)/python -m loadtests.stress.overload $(ARGS)
 
 batching: $(READY) ## batch size and queue wait against load
-	@$(BIN)/python -m loadtests.batching $(ARGS)
+	@$(BIN)/python -m loadtests.stress.batching $(ARGS)
 
 soak: $(READY) ## a million requests while the large model flaps: nothing lost, wrong or leaked
-	@$(BIN)/python -m loadtests.soak $(ARGS)
+	@$(BIN)/python -m loadtests.stress.soak $(ARGS)
 
 fuzz: $(READY) ## what refusals cost: the longest silence and the memory of each service
-	@$(BIN)/python -m loadtests.fuzz $(ARGS)
+	@$(BIN)/python -m loadtests.stress.fuzz $(ARGS)
 
 savings: $(READY) ## large-model calls and latency saved at 0, 0.5 and 1 point of accuracy lost, end to end
 	@$(BIN)/python -m loadtests.savings $(ARGS)

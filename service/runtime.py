@@ -58,7 +58,7 @@ LABELS_ATTEMPTS = 10  # some minutes, at a server that answers something else; o
 WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 MIB = 1024 * 1024
 # Of one body, and of all on their way: with four clients that send as much as they may, a service stays within a
-# fifth of its memory. `python -m loadtests.fuzz` measures it.
+# fifth of its memory. `python -m loadtests.stress.fuzz` measures it.
 BODY_BYTES = {"text-classification": 4 * MIB, "image-classification": 16 * MIB}
 RECEIVE_BYTES = {"text-classification": 64 * MIB, "image-classification": 32 * MIB}
 

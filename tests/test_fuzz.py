@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from loadtests import fuzz
-from loadtests.hostile import ACCEPTED, KINDS, Surface
+from loadtests.stress import fuzz
+from loadtests.stress.hostile import ACCEPTED, KINDS, Surface
 
 SURFACE = Surface((("POST", "/v1/classify"), ("GET", "/livez")), ("inputs", "parameters", "top_k"), 100_000)
 HEADERS = {"x-api-key": "gk_a_b"}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from faulty_server import Turn, serving
 
-from loadtests.arrivals import BROKEN, LATE, NOT_SENT, closed_loop, open_loop, poisson
 from loadtests.common.client import Pool, Reply, request_bytes
-from loadtests.overload import counted
+from loadtests.stress.arrivals import BROKEN, LATE, NOT_SENT, closed_loop, open_loop, poisson
+from loadtests.stress.overload import counted
 
 REQUEST = request_bytes("POST", "/v1/classify", b'{"inputs": "a"}')
 Script = Callable[[Turn], Awaitable[None]]

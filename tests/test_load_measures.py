@@ -16,13 +16,13 @@ import httpx
 import pytest
 from processes import ROOT, eventually
 
-from loadtests.batching import batches, read_wait
-from loadtests.cases import DECK_KINDS, Case, Known, deck, what_is_wrong
 from loadtests.common.client import Reply
-from loadtests.flapping import MODES, SLOW_S, FlappingModel, large_label
-from loadtests.overload import Step, summary_of, verdict_of
-from loadtests.soak import memory_growth
-from loadtests.watch import Sight, look
+from loadtests.stress.batching import batches, read_wait
+from loadtests.stress.cases import DECK_KINDS, Case, Known, deck, what_is_wrong
+from loadtests.stress.flapping import MODES, SLOW_S, FlappingModel, large_label
+from loadtests.stress.overload import Step, summary_of, verdict_of
+from loadtests.stress.soak import memory_growth
+from loadtests.stress.watch import Sight, look
 
 TEXT, OTHER = "what is my balance", "asdf qwer zxcv"
 KNOWN = {TEXT: Known("balance", 0.95), OTHER: Known("spelling", 0.2)}
@@ -234,7 +234,7 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
 def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
     """The memory of so short a run says nothing: every other line of the verdict must be met."""
     ended = run(
-        "loadtests.soak", "--requests", "4000", "--flap-s", "0.5", "--policy-s", "0.4", "--output", str(tmp_path)
+        "loadtests.stress.soak", "--requests", "4000", "--flap-s", "0.5", "--policy-s", "0.4", "--output", str(tmp_path)
     )
     (path,) = tmp_path.glob("soak-*.json")
     report = json.loads(path.read_text())
@@ -248,7 +248,7 @@ def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_an_interrupted_soak_says_what_it_has_seen(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "loadtests.soak", "--output", str(tmp_path)],
+        [sys.executable, "-u", "-m", "loadtests.stress.soak", "--output", str(tmp_path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -269,7 +269,18 @@ def test_an_interrupted_soak_says_what_it_has_seen(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_overload_measures_both_edges_and_draws_them(tmp_path: Path) -> None:
     ended = run(
-        *("loadtests.overload", "--seconds", "1", "--rounds", "1", "--factors", "0.5", "2", "--output", str(tmp_path)),
+        *(
+            "loadtests.stress.overload",
+            "--seconds",
+            "1",
+            "--rounds",
+            "1",
+            "--factors",
+            "0.5",
+            "2",
+            "--output",
+            str(tmp_path),
+        ),
         *("--picture", str(tmp_path / "there" / "overload.png")),
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -283,7 +294,7 @@ def test_overload_measures_both_edges_and_draws_them(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_batching_measures_both_runners_and_draws_them(tmp_path: Path) -> None:
-    ended = run("loadtests.batching", "--seconds", "1", "--output", str(tmp_path))
+    ended = run("loadtests.stress.batching", "--seconds", "1", "--output", str(tmp_path))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (path,) = tmp_path.glob("batching-*.json")
     found = {target["name"]: target for target in json.loads(path.read_text())["targets"]}

@@ -1,6 +1,6 @@
 """A million requests at one edge while its large model flaps: nothing may be lost, be wrong, or leak. `make soak`, or
 
-    python -m loadtests.soak --requests 1000000
+    python -m loadtests.stress.soak --requests 1000000
 
 The edge is started for it. Of the requests 1 % are cut off by their client, 1 % are malformed, some are deferred,
 lists, with options or deadlines (cases.py); the large model (flapping.py) is good, slow, hanging, failing or down, for
@@ -29,15 +29,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadtests.arrivals import new_event_loop
-from loadtests.cases import Case, Known, deck, what_is_wrong
 from loadtests.common.client import Pool, Reply, request_bytes
 from loadtests.common.options import RESULTS, between
 from loadtests.common.sentences import EASY, ODD
 from loadtests.common.servers import BenchFailed, Server, choose_cores, free_port, running
-from loadtests.flapping import MODES, FlappingModel
-from loadtests.targets import pool as pool_of
-from loadtests.watch import Sight, look
+from loadtests.stress.arrivals import new_event_loop
+from loadtests.stress.cases import Case, Known, deck, what_is_wrong
+from loadtests.stress.flapping import MODES, FlappingModel
+from loadtests.stress.targets import pool as pool_of
+from loadtests.stress.watch import Sight, look
 
 DECK = 4_000  # so that each share of cases.PER_MILLE is a whole number
 WARM_UP = 0.1  # of the requests; memory counts from there
@@ -373,7 +373,7 @@ def _report(soak: Soak, arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m loadtests.soak --requests {arguments.requests} --connections {arguments.connections}",
+        "command": f"python -m loadtests.stress.soak --requests {arguments.requests} --connections {arguments.connections}",
         "seconds": soak.seconds,
         "requests_per_s": books.accounted / soak.seconds,
         "verdict": [{"what": what, "met": met} for what, met in verdict],
@@ -422,7 +422,9 @@ def _met(line: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("loadtests.soak", description="A million requests while the large model flaps.")
+    parser = argparse.ArgumentParser(
+        "loadtests.stress.soak", description="A million requests while the large model flaps."
+    )
     add = parser.add_argument
     add("--requests", type=between(100, 1_000_000_000, int), default=1_000_000, help="default %(default)s")
     add("--connections", type=between(1, 10_000, int), default=96, help="default %(default)s")

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.arrivals import closed_loop, run_load
 from loadtests.common.client import Pool, request_bytes
 from loadtests.common.servers import ROOT, BenchFailed, Cores, Server, free_port, running
+from loadtests.stress.arrivals import closed_loop, run_load
 
 SENTENCE = "what is my checking account balance"
 LARGE_BUNDLE = ROOT / "models" / "bundles" / "clinc150-large"

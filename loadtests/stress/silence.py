@@ -1,6 +1,6 @@
 """The longest time that a server says nothing: GET /livez on one connection, again and again, until stdin is closed.
 
-    python -m loadtests.silence http://127.0.0.1:8000
+    python -m loadtests.stress.silence http://127.0.0.1:8000
 
 A process of its own, so that what sends the load does not count. Prints one JSON object.
 """

@@ -1,6 +1,6 @@
 """How many items share a batch, and how long they wait for it, as the load grows. `make batching`, or
 
-    python -m loadtests.batching --seconds 5
+    python -m loadtests.stress.batching --seconds 5
 
 From the edge's own metrics: items in a batch, seconds of a batch through the model, seconds in the queue (the metric
 where there is one, else the header server-timing of the answers); and the latency that the client sees. Open loop at
@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.arrivals import LATE, NOT_SENT, Outcomes, closed_loop, open_loop, poisson, run_load
 from loadtests.common.client import Reply
 from loadtests.common.options import RESULTS, between
 from loadtests.common.pictures import batching_picture
 from loadtests.common.servers import BenchFailed, choose_cores
-from loadtests.targets import TARGETS, Target, target
+from loadtests.stress.arrivals import LATE, NOT_SENT, Outcomes, closed_loop, open_loop, poisson, run_load
+from loadtests.stress.targets import TARGETS, Target, target
 
 FACTORS = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95)
 CONNECTIONS = (1, 8, 32, 128)
@@ -76,7 +76,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 found.append(_measure_target(edge, arguments.seconds))
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "loadtests.batching", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "loadtests.stress.batching", *sys.argv[1:]]),
         "cores": str(cores),
         "load_average_before": round(load_average, 2),
         "targets": found,
@@ -216,7 +216,7 @@ def _table(found: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("loadtests.batching", description="Batch size and queue wait against load.")
+    parser = argparse.ArgumentParser("loadtests.stress.batching", description="Batch size and queue wait against load.")
     add = parser.add_argument
     add("--seconds", type=between(1, 600, float), default=5.0, help="of load each time; default %(default)g")
     add("--targets", choices=TARGETS, nargs="+", default=("inline", "thread"))

@@ -1,6 +1,6 @@
 """What refusals cost: the longest silence and the memory of each service while it is sent what deserves none but those.
 
-    python -m loadtests.fuzz --seed 0 --output docs/fuzz.md
+    python -m loadtests.stress.fuzz --seed 0 --output docs/fuzz.md
 
 Services as real processes, with and without API keys; every request is answered by a refusal, or rightly. Exit code 0:
 measured, and nothing was answered with 500 or not at all; 1: something was, and the table says what.
@@ -25,8 +25,8 @@ import httpx
 from loadtests.common.edge import NOBODY, TOKEN
 from loadtests.common.options import between
 from loadtests.common.servers import ROOT, BenchFailed, Server, choose_cores, free_port, in_child, running
-from loadtests.hostile import ACCEPTED, KINDS, LARGE, Surface
-from loadtests.watch import peak_mib, reset_peak
+from loadtests.stress.hostile import ACCEPTED, KINDS, LARGE, Surface
+from loadtests.stress.watch import peak_mib, reset_peak
 
 SILENCE_BAR_MS, MEMORY_BAR, PEAK_BAR_MIB = 250.0, 1.2, 1024
 AT_ONCE, LARGE_AT_ONCE = 64, 4  # the second where requests are as large as may be; of those that are accepted: one
@@ -165,7 +165,7 @@ def _warm_up(server: Server, target: Target) -> None:
 def _watched(server: Server, core: int | None) -> Iterator[dict[str, float]]:
     found: dict[str, float] = {}
     watch = subprocess.Popen(  # noqa: S603  our own module
-        [sys.executable, "-m", "loadtests.silence", server.url],
+        [sys.executable, "-m", "loadtests.stress.silence", server.url],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -237,7 +237,7 @@ def _word(reached: bool) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m loadtests.fuzz", description="What refusals cost.")
+    parser = argparse.ArgumentParser("python -m loadtests.stress.fuzz", description="What refusals cost.")
     parser.add_argument("--seed", type=between(0, 2**32, int), default=0, help="default %(default)s")
     parser.add_argument("--targets", nargs="+", choices=[target.name for target in targets()], help="default: all")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="default: all")

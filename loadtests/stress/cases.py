@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from loadtests.common.client import Reply
 from loadtests.common.sentences import EASY, MALFORMED, ODD
-from loadtests.flapping import large_label
+from loadtests.stress.flapping import large_label
 
 Cut = Literal["no", "in the head", "in the body", "after the body"]
 # Of every 1,000 requests; the rest are easy sentences.

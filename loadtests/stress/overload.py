@@ -1,6 +1,6 @@
 """What the edge still does when far more is asked of it than it can do. `make overload`, or
 
-    python -m loadtests.overload --seconds 6 --rounds 3
+    python -m loadtests.stress.overload --seconds 6 --rounds 3
 
 First a closed loop finds the capacity; then requests arrive by themselves (arrivals.py) at half of it to ten times it.
 Goodput: answers with 200 within the deadline of their intended moment. Two edges: `default`, where HTTP is what costs,
@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.arrivals import LATE, NOT_SENT, Outcomes, closed_loop, open_loop, poisson, run_load
 from loadtests.common.options import RESULTS, between
 from loadtests.common.pictures import overload_picture
 from loadtests.common.servers import BenchFailed, choose_cores
-from loadtests.targets import TARGETS, Target, target
-from loadtests.watch import own_cpu_s, peak_mib, reset_peak
+from loadtests.stress.arrivals import LATE, NOT_SENT, Outcomes, closed_loop, open_loop, poisson, run_load
+from loadtests.stress.targets import TARGETS, Target, target
+from loadtests.stress.watch import own_cpu_s, peak_mib, reset_peak
 
 FACTORS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 CLOSED_CONNECTIONS = 32
@@ -106,7 +106,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 found.append(_measure_target(edge, arguments))
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "loadtests.overload", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "loadtests.stress.overload", *sys.argv[1:]]),
         "cores": str(cores),
         "load_average_before": round(load_average, 2),
         "deadline_s": arguments.deadline,
@@ -318,7 +318,9 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("loadtests.overload", description="Goodput and latency from 0.5x to 10x capacity.")
+    parser = argparse.ArgumentParser(
+        "loadtests.stress.overload", description="Goodput and latency from 0.5x to 10x capacity."
+    )
     add = parser.add_argument
     add("--seconds", type=between(1, 600, float), default=6.0, help="of each step; default %(default)g")
     add("--rounds", type=between(1, 100, int), default=3, help="default %(default)s")

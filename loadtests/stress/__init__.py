@@ -1,0 +1,1 @@
+"""The edge at and beyond its limits: soak, overload, batching, fuzz."""
