@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import faults
 import httpx
 import pytest
-from processes import Service, admin, spawn, spawn_edge, stopping
+from support import faults
+from support.processes import Service, admin, spawn, spawn_edge, stopping
 
 # Two workers share the cores: threads of torch that wait for each other in both would make a step ten times as slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

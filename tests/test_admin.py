@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from processes import TOKEN, admin
+from support.processes import TOKEN, admin
 
 from service.api.problems import Problem
 from service.policy.document import Policy

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT, eventually
 from pydantic import SecretStr
+from support.processes import ROOT, eventually
 
 from service.access import keys as api_keys
 from service.access.keys import ANYONE, ApiKeys, KeyEntry, RateLimit, new_key, parse_line, read_file

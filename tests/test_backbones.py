@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_images
+from support.tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_images
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
 
 from models.bundle import load_bundle

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import eventually
+from support.processes import eventually
 
 from loadtests.common.process_tree import ProcessTree
 from loadtests.compare.contest import Outcome

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cascades import cascade, columns, taken
+from support.cascades import cascade, columns, taken
 
 from models.numbers import metrics
 from models.numbers.bootstrap import rank, resample

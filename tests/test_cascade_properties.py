@@ -18,11 +18,11 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
-from fakes import LABELS, FakeRemote, FakeSmallModel, Script, large_answer
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
+from support.fakes import LABELS, FakeRemote, FakeSmallModel, Script, large_answer
 
 from service.access.budgets import RateLimits
 from service.access.keys import ApiKeys

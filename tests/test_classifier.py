@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_images
+from support.tiny import tiny_images
 
 from models.bundle import SCORE_RANGES, Bundle, load_bundle, write_bundle
 from models.errors import BundleError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from processes import Service, eventually
+from support.processes import Service, eventually
 
 from service.api.classify import ClassifyResponse
 from service.api.problems import Problem

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT, eventually
+from support.processes import ROOT, eventually
 
 from deploy.browser import find_chromium
 from deploy.check import PORTS, Stack

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import pytest
 import uvicorn
-from processes import ROOT
-from redis_server import free_port
 from starlette.types import Receive, Scope, Send
+from support.processes import ROOT
+from support.redis_server import free_port
 
 from service.errors import StartupError
 from service.server import connections

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
-from processes import TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
+from support.processes import TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 
 from deploy.browser import chromium, find_chromium
 

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from loading import ROWS, pairs, refusal, sizes, splits
-from tiny import tiny_rows, write_csv, write_tiny_clinc150, write_tiny_csv, write_tiny_images
+from support.loading import ROWS, pairs, refusal, sizes, splits
+from support.tiny import tiny_rows, write_csv, write_tiny_clinc150, write_tiny_csv, write_tiny_images
 
 from models.data.datasets import load_dataset
 

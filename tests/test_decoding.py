@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import eventually
+from support.processes import eventually
 
 from service.errors import Expired, InvalidRequest, Overloaded, TooLarge
 from service.images.decoder import DecodeLimits, Decoder

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from compose import (
+from pydantic import AliasChoices
+from support.compose import (
     Pair,
     environment_of,
     find_tool,
@@ -24,8 +25,7 @@ from compose import (
     run_tool,
     running_pair,
 )
-from processes import ROOT, admin, eventually, free_port
-from pydantic import AliasChoices
+from support.processes import ROOT, admin, eventually, free_port
 
 from deploy.compose import image_environment, read_dockerfile
 from service import cli

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from processes import ROOT
+from support.processes import ROOT
 
 from docs.write_api import page
 from service.settings import EdgeSettings, LargeSettings

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Service, spawn_edge, stopping
 from pydantic import BaseModel
+from support.processes import Service, spawn_edge, stopping
 
 from models.errors import InputError
 from models.evaluation.edge_client import api_key, call, edge_client

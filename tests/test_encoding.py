@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import FIRST, LAST, MASK, PAD, UNKNOWN, byte_pairs, sentence_pieces, word_pieces
+from support.tiny_models import FIRST, LAST, MASK, PAD, UNKNOWN, byte_pairs, sentence_pieces, word_pieces
 from tokenizers import Tokenizer
 
 from models.inference.encoding import MOST_WORK, SHORT_CHARS, PlainText, TextEncoder

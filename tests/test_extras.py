@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT
+from support.processes import ROOT
 
 JOB = ("transformers", "scipy", "sklearn", "matplotlib", "jinja2")
 # The import system takes None for "is not there".

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from load import EASY, ODD, Load, output
-from processes import ROOT, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
-from redis_server import RedisServer
+from support.load import EASY, ODD, Load, output
+from support.processes import ROOT, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
+from support.redis_server import RedisServer
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from background import Upstream
-from faults import Load, Row
-from faulty_server import Turn
-from load import EASY, ODD
-from processes import Service, admin, eventually, spawn_edge, stopping
+from support.background import Upstream
+from support.faults import Load, Row
+from support.faulty_server import Turn
+from support.load import EASY, ODD
+from support.processes import Service, admin, eventually, spawn_edge, stopping
 
 from service.server.connections import INTERIM
 

@@ -15,12 +15,12 @@ from typing import Self
 
 import httpx
 import pytest
-from background import Upstream
-from faults import Load, Row
-from faulty_server import Turn
-from load import EASY, ODD
-from processes import Service, eventually, spawn, spawn_edge, stopping
-from redis_server import free_port
+from support.background import Upstream
+from support.faults import Load, Row
+from support.faulty_server import Turn
+from support.load import EASY, ODD
+from support.processes import Service, eventually, spawn, spawn_edge, stopping
+from support.redis_server import free_port
 
 from service.server.run import AGAIN_S
 

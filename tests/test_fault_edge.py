@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from background import Upstream
-from faults import Load, Row
-from load import EASY, ODD
-from processes import Service, admin, eventually, spawn_edge, stopping
+from support.background import Upstream
+from support.faults import Load, Row
+from support.load import EASY, ODD
+from support.processes import Service, admin, eventually, spawn_edge, stopping
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(180)]
 

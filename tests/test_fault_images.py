@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import PIL.Image
 import pytest
-from faults import Row
-from processes import Service, spawn_edge, stopping
-from redis_server import free_port
+from support.faults import Row
+from support.processes import Service, spawn_edge, stopping
+from support.redis_server import free_port
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(180)]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from background import Upstream, healthy
-from faults import Load, Row
-from faulty_server import Script, Turn, head, outputs
-from load import EASY, ODD
-from processes import Service, admin, eventually, free_port, spawn, spawn_edge, stopping
+from support.background import Upstream, healthy
+from support.faults import Load, Row
+from support.faulty_server import Script, Turn, head, outputs
+from support.load import EASY, ODD
+from support.processes import Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(180)]
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
-from background import Cable
-from faults import Load, Row
-from processes import Service, admin, eventually, spawn_edge, stopping
 from redis import Redis
-from redis_server import RedisServer, free_port
+from support.background import Cable
+from support.faults import Load, Row
+from support.processes import Service, admin, eventually, spawn_edge, stopping
+from support.redis_server import RedisServer, free_port
 
 from service.policy.document import MAX_VERSION, Policy
 from service.policy.store import RedisPolicyStore

@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import faults
 import httpx
 import pytest
-from load import EASY, ODD
-from processes import Service, admin, eventually, spawn_edge, stopping
-from redis_server import RedisServer
+from support import faults
+from support.load import EASY, ODD
+from support.processes import Service, admin, eventually, spawn_edge, stopping
+from support.redis_server import RedisServer
 
 from models.bundle import copy_bundle, load_bundle, rewrite_bundle
 

@@ -5,7 +5,7 @@ import io
 import httpx
 import PIL.Image
 import pytest
-from processes import Service
+from support.processes import Service
 
 BOUNDARY = "----a"
 

@@ -14,10 +14,10 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
-from redis_server import RedisServer
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+from support.processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
+from support.redis_server import RedisServer
 
 from service.api.problems import Problem
 

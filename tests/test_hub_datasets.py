@@ -10,8 +10,8 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
-from loading import sizes
-from tiny import jpeg, tiny_images
+from support.loading import sizes
+from support.tiny import jpeg, tiny_images
 
 from models.data.hub_datasets import hub_source
 from models.data.records import Columns

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from loading import refusal, sizes, splits
-from processes import ROOT
-from tiny import jpeg, tiny_images, write_idx, write_tiny_fashion_mnist, write_tiny_images
+from support.loading import refusal, sizes, splits
+from support.processes import ROOT
+from support.tiny import jpeg, tiny_images, write_idx, write_tiny_fashion_mnist, write_tiny_images
 
 from models.data.datasets import LabelledDataset, load_dataset
 from models.data.images import ImageFile, decode

@@ -17,8 +17,8 @@ import PIL.Image
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import TOKEN, Service, eventually
-from tiny import tiny_images, write_tiny_fashion_mnist, write_tiny_images
+from support.processes import TOKEN, Service, eventually
+from support.tiny import tiny_images, write_tiny_fashion_mnist, write_tiny_images
 
 from models.bundle import load_bundle
 from models.data.datasets import load_dataset

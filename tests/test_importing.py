@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.tiny import write_tiny_csv
+from support.tiny_models import KINDS, write_model
 from test_tune import gatekeeper, one_line
-from tiny import write_tiny_csv
-from tiny_models import KINDS, write_model
 from tokenizers import Tokenizer
 
 from models.bundle import load_bundle

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import ROOT, Service, eventually, free_port, stopping
+from support.processes import ROOT, Service, eventually, free_port, stopping
 
 from service.access.keys import new_key, read_file
 
 OWNER, SOMEBODY = 65_534, 65_533
-COMMAND = [sys.executable, "-m", "tests.another_user"]
+COMMAND = [sys.executable, "-m", "tests.support.another_user"]
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loading import refusal
-from tiny import write_csv
+from support.loading import refusal
+from support.tiny import write_csv
 
 from models.data.datasets import load_dataset
 from models.data.labels import in_order, look, look_alikes

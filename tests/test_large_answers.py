@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny import tiny_rows, write_csv, write_tiny_csv, write_tiny_images
+from support.tiny import tiny_rows, write_csv, write_tiny_csv, write_tiny_images
 
 from models.bundle import CALIBRATION, SELECTION, load_bundle
 from models.calibration.large_answers import LargeTable, open_large

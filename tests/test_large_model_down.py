@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from load import EASY, ODD, Load, output
-from processes import Service, admin, eventually, free_port, spawn, spawn_edge, stopping
+from support.load import EASY, ODD, Load, output
+from support.processes import Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from load import ODD
-from processes import ROOT, Service, admin, eventually, free_port, spawn_edge, stopping
+from support.load import ODD
+from support.processes import ROOT, Service, admin, eventually, free_port, spawn_edge, stopping
 
 
 @pytest.fixture

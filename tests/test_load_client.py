@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from faulty_server import Turn, serving
+from support.faulty_server import Turn, serving
 
 from loadtests.common.client import Pool, Reply, request_bytes
 from loadtests.stress.arrivals import BROKEN, LATE, NOT_SENT, closed_loop, open_loop, poisson

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import ROOT, eventually
+from support.processes import ROOT, eventually
 
 from loadtests.common.client import Reply
 from loadtests.stress.batching import batches, read_wait

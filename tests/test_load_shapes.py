@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 from playwright.sync_api import Route, expect
-from processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
+from support.processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 from test_loadtests import Liar, counted, serving, start
 
 from deploy.browser import chromium, find_chromium

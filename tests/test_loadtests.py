@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-from processes import ROOT, Service, free_port, spawn_edge, stopping
 from prometheus_client.parser import text_string_to_metric_families
+from support.processes import ROOT, Service, free_port, spawn_edge, stopping
 
 from loadtests.common.answers import ContractBroken, read_answer, read_refusal
 

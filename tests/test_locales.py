@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT
-from tiny import tiny_rows, write_csv
+from support.processes import ROOT
+from support.tiny import tiny_rows, write_csv
 
 PACKAGES = ("models", "service", "loadtests", "deploy", "docs")
 # C is ASCII without Python's UTF-8 mode and without its coercion of the locale.

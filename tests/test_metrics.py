@@ -5,9 +5,9 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from cascades import cascade, columns, taken
 from scipy.stats import gaussian_kde, pearsonr
 from sklearn.metrics import roc_auc_score
+from support.cascades import cascade, columns, taken
 
 from models.errors import InputError
 from models.numbers import metrics

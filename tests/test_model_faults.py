@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import Service, eventually, spawn_edge, stopping
-from redis_server import free_port
+from support.processes import Service, eventually, spawn_edge, stopping
+from support.redis_server import free_port
 
 FAULT = "hang:trap;die:deadly;raise:poison;lose:lossy"
 

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from compose import Pair, find_tool, read_compose, read_yaml, run_tool, running_pair
-from processes import ROOT, Service, admin, eventually, free_port, stopping
 from prometheus_client.parser import text_string_to_metric_families
-from rules import ALERTS, PROMETHEUS, RECORDED, RULES, all_rules, metrics_in
+from support.compose import Pair, find_tool, read_compose, read_yaml, run_tool, running_pair
+from support.processes import ROOT, Service, admin, eventually, free_port, stopping
+from support.rules import ALERTS, PROMETHEUS, RECORDED, RULES, all_rules, metrics_in
 
 from deploy.grafana.write import documents
 from service.commands.demo import EASY, HARDER, ODD

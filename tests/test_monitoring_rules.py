@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from compose import find_tool, read_compose, read_yaml, run_tool
-from processes import ROOT
-from rules import ALERTS, PROMETHEUS, RECORDED, RULES, all_rules, metrics_in
+from support.compose import find_tool, read_compose, read_yaml, run_tool
+from support.processes import ROOT
+from support.rules import ALERTS, PROMETHEUS, RECORDED, RULES, all_rules, metrics_in
 
 RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 

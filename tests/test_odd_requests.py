@@ -10,7 +10,7 @@ from collections import Counter
 
 import httpx
 import pytest
-from processes import TOKEN, Service, admin
+from support.processes import TOKEN, Service, admin
 
 EASY = b'{"inputs": "what is my checking account balance"}'
 POST = b"POST /v1/classify HTTP/1.1"

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from processes import free_port, spawn_edge, stopping
-from tiny import write_csv
+from support.processes import free_port, spawn_edge, stopping
+from support.tiny import write_csv
 
 from models.bundle import CALIBRATION, MANIFEST, load_bundle
 from models.data.datasets import load_dataset

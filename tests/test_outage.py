@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from remotes import Clock
+from support.remotes import Clock
 
 from service.telemetry.outage import FEWEST, FOR_S, LAST, TELL_EVERY_S, WITHIN_S, Deferrals
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from processes import ROOT, Service, spawn_edge, stopping
-from tiny import write_csv, write_tiny_images
+from support.processes import ROOT, Service, spawn_edge, stopping
+from support.tiny import write_csv, write_tiny_images
 
 from loadtests import savings
 from loadtests.common import own_data

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from faulty_server import FaultyServer, Script, Turn, head, outputs, serving
-from remotes import PATIENT_S, Outcomes, answering, good, never, remote_to
+from support.faulty_server import FaultyServer, Script, Turn, head, outputs, serving
+from support.remotes import PATIENT_S, Outcomes, answering, good, never, remote_to
 
 from service.errors import RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
 from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, PackingRemote

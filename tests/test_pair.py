@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from load import output
-from processes import ROOT, Service, eventually, free_port
+from support.load import output
+from support.processes import ROOT, Service, eventually, free_port
 
 pytestmark = pytest.mark.timeout(120)
 

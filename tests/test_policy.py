@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, PolicyStoreDown, VersionMismatch
 from service.policy.document import MAX_VERSION, Policy, PolicyPatch, PolicyReplacement, PolicyStore

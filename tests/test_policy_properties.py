@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis import Redis
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 from test_policy import Replica
 
 from service.errors import NotFound, PolicyStoreDown, VersionMismatch

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
-from redis_server import RedisServer, find_redis_server, free_port
+from support.redis_server import RedisServer, find_redis_server, free_port
 
 from service.errors import PolicyStoreDown, StartupError, VersionMismatch
 from service.policy import store as policy_store

@@ -7,9 +7,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from processes import spawn_edge, stopping
-from tiny import tiny_images, write_csv, write_tiny_csv, write_tiny_images
-from tiny_models import KINDS, LAST, write_model
+from support.processes import spawn_edge, stopping
+from support.tiny import tiny_images, write_csv, write_tiny_csv, write_tiny_images
+from support.tiny_models import KINDS, LAST, write_model
 
 from models.bundle import load_bundle, rewrite_bundle
 from models.data.datasets import LabelledDataset, load_dataset

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
-from redis_server import RedisServer
+from support.redis_server import RedisServer
 
 from service.access import budgets as rate_limits
 from service.access.budgets import RateLimits, Window, seconds_until

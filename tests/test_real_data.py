@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from processes import ROOT, Service
+from support.processes import ROOT, Service
 
 from service.cli import main
 

@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from certificates import Authority
+from support.certificates import Authority
 
 from service.cli import main
 from service.errors import PolicyStoreDown

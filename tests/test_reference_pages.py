@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from processes import Service, free_port, spawn_edge, stopping
+from support.processes import Service, free_port, spawn_edge, stopping
 
 from deploy.browser import chromium, find_chromium
 from service.api.docs import PAGES

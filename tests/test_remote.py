@@ -8,8 +8,8 @@ import random
 import socket
 
 import pytest
-from faulty_server import Script, Turn, head, output, outputs, serving
-from remotes import (
+from support.faulty_server import Script, Turn, head, output, outputs, serving
+from support.remotes import (
     IMPATIENT_S,
     MAX_BYTES,
     PATIENT_S,

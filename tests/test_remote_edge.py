@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from faulty_server import Turn, serving
-from load import ODD
-from processes import TOKEN, admin, eventually, free_port, spawn, spawn_edge, stopping
 from pydantic import ValidationError
-from remotes import answering, refusing_url, remote_to
+from support.faulty_server import Turn, serving
+from support.load import ODD
+from support.processes import TOKEN, admin, eventually, free_port, spawn, spawn_edge, stopping
+from support.remotes import answering, refusing_url, remote_to
 
 from service import runtime
 from service.settings import EdgeSettings

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from faulty_server import FaultyServer, Script, Turn, serving
-from remotes import (
+from support.faulty_server import FaultyServer, Script, Turn, serving
+from support.remotes import (
     IMPATIENT_S,
     Clock,
     Outcomes,

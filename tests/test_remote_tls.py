@@ -5,9 +5,9 @@ import ssl
 from pathlib import Path
 
 import pytest
-from certificates import Authority
-from faulty_server import serving
-from remotes import Outcomes, answering, ask, dropping, good, remote_to
+from support.certificates import Authority
+from support.faulty_server import serving
+from support.remotes import Outcomes, answering, ask, dropping, good, remote_to
 
 from service.errors import RemoteUnavailable, StartupError
 from service.remote.http import trusted_roots

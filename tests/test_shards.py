@@ -10,8 +10,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loading import pairs, refusal, sizes
-from tiny import jpeg, tiny_images, write_csv, write_tiny_images
+from support.loading import pairs, refusal, sizes
+from support.tiny import jpeg, tiny_images, write_csv, write_tiny_images
 
 from models.data import parquet_files
 from models.data.datasets import load_dataset

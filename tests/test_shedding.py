@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from load import EASY
-from processes import eventually, spawn_edge, stopping
+from support.load import EASY
+from support.processes import eventually, spawn_edge, stopping
 
 from service.api.problems import Problem
 from service.server.shedding import shed

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import Service, eventually, spawn_edge, stopping
 from pydantic import ValidationError
+from support.processes import Service, eventually, spawn_edge, stopping
 
 from deploy.browser import chromium, find_chromium
 from service.server.sites import Sites

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import write_tiny_clinc150
+from support.tiny import write_tiny_clinc150
 
 from models.study.findings import GATES, Answers, as_table, find
 from models.study.study import Study

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loading import ROWS, pairs, refusal, sizes
-from tiny import tiny_rows, write_csv, write_tiny_csv
+from support.loading import ROWS, pairs, refusal, sizes
+from support.tiny import tiny_rows, write_csv, write_tiny_csv
 
 from models.data.datasets import load_dataset
 

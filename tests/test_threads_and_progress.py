@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import eventually
-from tiny import write_tiny_csv
+from support.processes import eventually
+from support.tiny import write_tiny_csv
 
 from models.progress import Waiting
 from models.training.losses import LOSSES

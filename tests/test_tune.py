@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_fashion_mnist
+from support.tiny import write_tiny_clinc150, write_tiny_csv, write_tiny_fashion_mnist
 
 from models.bundle import SELECTION, copy_bundle, load_bundle
 from models.data.datasets import load_dataset

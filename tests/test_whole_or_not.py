@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import write_tiny_csv
+from support.tiny import write_tiny_csv
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 

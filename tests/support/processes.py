@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from redis_server import free_port
+from support.redis_server import free_port
 
 TOKEN = "a-token-for-tests"
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def eventually(condition: Callable[[], Any], what: str, within_s: float = 5.0) -> Any:
@@ -74,7 +74,14 @@ def spawn(command: str, log: Path, port: int | None = None, fault: str = "", **e
     named = {key if key == "REDIS_URL" else f"GATEKEEPER_{key}": value for key, value in environment.items()}
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faulty_edge" if fault else "service.cli", command, "--port", str(port)],
+            [
+                sys.executable,
+                "-m",
+                "tests.support.faulty_edge" if fault else "service.cli",
+                command,
+                "--port",
+                str(port),
+            ],
             env=clean | {"GATEKEEPER_DRAIN_S": "0", "FAULT": fault} | named,
             cwd=ROOT,
             stdout=stream,

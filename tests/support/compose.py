@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import ROOT, TOKEN, Service, spawn, stopping
-from redis_server import RedisServer
+from support.processes import ROOT, TOKEN, Service, spawn, stopping
+from support.redis_server import RedisServer
 
 from deploy.compose import image_environment, read_dockerfile, read_document
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from faulty_server import FaultyServer, Script, Turn, _converse
-from redis_server import free_port
+from support.faulty_server import FaultyServer, Script, Turn, _converse
+from support.redis_server import free_port
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from compose import read_yaml
-from processes import ROOT
+from support.compose import read_yaml
+from support.processes import ROOT
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))

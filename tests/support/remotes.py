@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from faulty_server import Script, Turn
+from support.faulty_server import Script, Turn
 
 from service.remote.pool import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
 

@@ -1,4 +1,4 @@
-"""`gatekeeper ...` as another user: python -m tests.another_user UID ARGUMENTS, started by root.
+"""`gatekeeper ...` as another user: python -m tests.support.another_user UID ARGUMENTS, started by root.
 
 What the command needs is imported before: the other user may not be able to enter the folder that this Python lies in.
 """

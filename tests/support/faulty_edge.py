@@ -1,4 +1,4 @@
-"""The `gatekeeper` command with a model that fails: `FAULT=hang:TEXT python -m tests.faulty_edge serve ...`.
+"""The `gatekeeper` command with a model that fails: `FAULT=hang:TEXT python -m tests.support.faulty_edge serve ...`.
 
 FAULT, several separated by semicolons; TEXT is looked for in the items of a batch:
     hang:TEXT       the batch does not end while the file FAULT_FILE exists (for ever without that variable), and

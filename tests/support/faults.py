@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import httpx
-from load import EASY, ODD
-from processes import eventually
+from support.load import EASY, ODD
+from support.processes import eventually
 
 HEADER = "| fault | what a client sees | requests, lost | heals in | test |\n| --- | --- | --- | --- | --- |"
 PATIENCE_S = 20.0
