@@ -42,7 +42,7 @@ from service.policy.store import (
 )
 from service.settings import EdgeSettings
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DEADLINE_S = 5.0
 PASSWORD = "hunter2-secret"
 
