@@ -1,6 +1,6 @@
 """Clients that misbehave: others are answered all the time, and what was taken is given back.
 
-.venv/bin/python -m pytest -n0 -m fault tests/test_fault_clients.py -k slowloris
+.venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_clients.py -k slowloris
 """
 
 import asyncio

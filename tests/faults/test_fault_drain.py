@@ -1,6 +1,6 @@
 """Signals: not ready first, what is in flight ends, exit 0, not one request lost. Two starts on one port.
 
-.venv/bin/python -m pytest -n0 -m fault tests/test_fault_drain.py
+.venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_drain.py
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Faults of Redis, under load: the last known policy goes on, writes are refused, and all heals by itself.
 
-.venv/bin/python -m pytest -n0 -m fault tests/test_fault_redis.py -k stopped
+.venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_redis.py -k stopped
 """
 
 import asyncio

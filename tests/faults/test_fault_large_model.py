@@ -1,6 +1,6 @@
 """The large model's faults, under load: every request is answered, and deferral resumes by itself.
 
-.venv/bin/python -m pytest -n0 -m fault tests/test_fault_large_model.py -k stopped
+.venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_large_model.py -k stopped
 """
 
 import asyncio

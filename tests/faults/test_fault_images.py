@@ -1,6 +1,6 @@
 """Images that cost far more than their bytes, and clients that send many: another's single image is answered.
 
-.venv/bin/python -m pytest -n0 -m fault tests/test_fault_images.py -k many
+.venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_images.py -k many
 """
 
 import io

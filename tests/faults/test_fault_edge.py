@@ -1,6 +1,6 @@
 """Faults inside an edge: its model, its disk, its clock, its process.
 
-.venv/bin/python -m pytest -n0 -m fault tests/test_fault_edge.py -k disk
+.venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_edge.py -k disk
 """
 
 import resource
