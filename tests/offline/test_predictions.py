@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_file_stays(tmp_path: Path) -> N
         "except ValueError as error: print(type(error).__name__, error)\n"
         "print(sorted(name for name in sys.modules if name in {'torch', 'transformers'}))"
     )
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     done = subprocess.run(
         [sys.executable, "-c", code, path], cwd=root, capture_output=True, text=True, check=True, timeout=50
     )

@@ -13,7 +13,7 @@ from support.tiny import tiny_rows, write_csv, write_tiny_clinc150, write_tiny_c
 
 from models.data.datasets import load_dataset
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 DATA_DIR = Path(os.environ.get("GATEKEEPER_DATA_DIR", "nowhere"))
 
 
