@@ -16,7 +16,7 @@ from loadtests.users import choice, mix, stages, stock
 from loadtests.users.phases import Phases
 from loadtests.users.tally import Tally, percentile
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 OUTPUT = {
     "label": "balance",
     "score": 0.9,
