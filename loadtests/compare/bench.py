@@ -1,7 +1,7 @@
 """What the edge costs, beside a bare FastAPI route, other model servers and LLM gateways, under wrk. `make bench`, or
 
     python -m loadtests.compare.bench --rounds 5 --seconds 4
-    python -m loadtests.compare.bench --skip-peers                 # `make bench-quick`: the edge and its references alone
+    python -m loadtests.compare.bench --skip-peers         # `make bench-quick`: the edge and its references alone
     python -m loadtests.compare.bench --peers litserve,litellm
 
 accept.py and defer.py say what is compared with what; peers/ how the others are set up. All servers share one core and
@@ -86,7 +86,8 @@ def _head(arguments: argparse.Namespace, binary: str, cores: Cores, load_average
     chosen = f" --peers {','.join(arguments.peers)}" if arguments.peers else " --skip-peers"
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m loadtests.compare.bench --rounds {arguments.rounds} --seconds {arguments.seconds}{chosen}",
+        "command": f"python -m loadtests.compare.bench --rounds {arguments.rounds} --seconds {arguments.seconds}"
+        + chosen,
         "cores": str(cores),
         "load_average_before": round(load_average, 2),
         "versions": {"wrk": wrk_version(binary), **_versions()},

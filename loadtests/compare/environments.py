@@ -10,8 +10,9 @@ from pathlib import Path
 from loadtests.common.servers import BenchFailed
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENTS = HERE.parent / ".venv-peers"
-CONSTRAINTS = HERE.parent / "constraints.txt"
+ROOT = HERE.parent.parent
+ENVIRONMENTS = ROOT / ".venv-peers"
+CONSTRAINTS = ROOT / "constraints.txt"
 INSTALL_S = 1_800.0
 
 

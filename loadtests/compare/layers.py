@@ -31,15 +31,18 @@ SETTLE_S = 2
 # The first whose file names occur in a frame, from the innermost frame outwards.
 LAYERS = (
     ("model: tokens, forward, softmax", ("models/", "torch/", "tokenizers/")),
-    ("queue in front of the model", ("service/batcher", "service/runner", "service/jobs", "service/batch_", "pace.py")),
+    ("queue in front of the model", ("service/batching/",)),
     ("metrics", ("prometheus_client/", "service/telemetry/metrics.py")),
     (
         "the way to the large model",
-        ("service/remote", "service/exchange", "service/endpoint", "packing.py", "aiohttp/"),
+        ("service/remote/", "aiohttp/"),
     ),
-    ("cascade and gate", ("service/cascade/cascade.py", "service/cascade/gate.py", "service/remote/breaker.py")),
-    ("endpoint: parse, check, write", ("service/api/", "service/api_keys", "service/rate_limits", "pydantic", "json/")),
-    ("ids, headers, request metrics", ("service/server/middleware.py", "service/app.py")),
+    ("cascade and gate", ("service/cascade/",)),
+    (
+        "endpoint: parse, check, write",
+        ("service/api/", "service/access/", "service/bounded_json.py", "pydantic", "json/"),
+    ),
+    ("ids, headers, request metrics", ("service/server/middleware.py", "service/server/sites.py", "service/app.py")),
     ("the bare route's own code", ("loadtests/compare/bare.py",)),
     ("FastAPI and Starlette", ("fastapi/", "starlette/")),
     ("HTTP in and out: uvicorn", ("uvicorn/", "service/server/connections.py", "service/server/protocol.py")),

@@ -373,7 +373,8 @@ def _report(soak: Soak, arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m loadtests.stress.soak --requests {arguments.requests} --connections {arguments.connections}",
+        "command": f"python -m loadtests.stress.soak --requests {arguments.requests} "
+        f"--connections {arguments.connections}",
         "seconds": soak.seconds,
         "requests_per_s": books.accounted / soak.seconds,
         "verdict": [{"what": what, "met": met} for what, met in verdict],

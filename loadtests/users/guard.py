@@ -1,7 +1,7 @@
 """Undoes what a load test did to a service when the load test ends, however it ends: `kill -9` too.
 
-A process of its own, `python -m loadtests.users.guard`. It is told what to undo as one line of JSON, and does it when its
-input ends: because the load test says so, or because it is no more. Ctrl-C does not reach it.
+A process of its own, `python -m loadtests.users.guard`. It is told what to undo as one line of JSON, and does it when
+its input ends: because the load test says so, or because it is no more. Ctrl-C does not reach it.
 """
 
 import json

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _draw_curve(output: Path) -> None:
     try:
-        from loadtests.users import curve
+        from loadtests.users import curve  # noqa: PLC0415  matplotlib may not be installed
     except ModuleNotFoundError as error:
         print(f"loadtest: no picture of the curve without {error.name}", file=sys.stderr)
         return

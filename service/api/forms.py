@@ -1,4 +1,4 @@
-"""Images in a classify request: base64 in JSON, or files in a form. What is in them is told by service/images/decoder.py."""
+"""Images in a classify request: base64 in JSON, or files in a form. service/images says what is in them."""
 
 import re
 from base64 import b64encode

@@ -8,10 +8,10 @@ from typing import Annotated
 from httpx import AsyncClient
 from pydantic import BaseModel, Field
 
-from models.data.examples import Example, read_examples
 from models.data.records import Columns
 from models.errors import InputError
 from models.evaluation.edge_client import NotAllowed, api_key, call, edge_client
+from models.evaluation.examples import Example, read_examples
 from models.printing import printable
 from service.variables import value_of
 

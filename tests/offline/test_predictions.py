@@ -269,7 +269,7 @@ def test_a_full_disk_is_one_line_and_the_earlier_file_stays(tmp_path: Path) -> N
     write_predictions(path, predictions(3))
     before = path.read_bytes()
     code = (
-        "import resource, signal, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "import resource, signal, sys; from pathlib import Path; sys.path[:0] = ['tests', 'tests/offline']\n"
         "from test_predictions import predictions; from models.numbers.predictions import write_predictions\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "try: write_predictions(Path(sys.argv[1]), predictions(50_000))\n"

@@ -1,53 +1,87 @@
-"""The import directions of the design, held by reading the code."""
+"""The import directions of the design, held by reading the code: one table for each package."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# What each part of the service may import of the service, besides nothing.
-PURE = {
-    "gate": set(),
-    "breaker": set(),
-    "batch_choice": set(),
-    "pace": set(),
-    "runner": {"errors"},
-    "jobs": {"errors", "batch_choice"},
-    "batcher": {"errors", "jobs", "pace", "runner"},
-    "protocol": set(),
-    "shedding": {"errors"},
-    "connections": {"protocol", "shedding"},
-    "outage": set(),
-    "metrics": {"outage"},
-    "forecast": {"metrics", "policy"},
-    "api_keys": {"errors"},
-    "key_commands": {"errors", "api_keys"},
-    "redis_url": {"errors"},
-    "rate_limits": {"errors", "api_keys", "redis_url"},
-    "policy": set(),
-    "live_policy": {"errors", "policy"},
-    "policy_store": {"errors", "settings", "policy", "redis_url"},
-    "bounded_json": set(),
-    "intake": {"errors"},
-    "sites": {"errors"},
-    "exchange": {"errors"},
-    "remote_wire": {"errors", "bounded_json"},
-    "endpoint": {"errors", "breaker", "exchange", "remote_wire"},
-    "remote": {"errors", "breaker", "exchange", "remote_wire", "endpoint"},
-    "packing": {"errors", "exchange", "remote_wire", "remote"},
-    "cascade": {"errors", "gate", "metrics", "policy", "live_policy", "remote", "batcher", "jobs"},
+
+# Each part, a module or a folder, and the parts of its own package that it may import. What is not named is forbidden;
+# a part comes after all that it may import, so that there is no cycle.
+SERVICE = {
+    "errors": "",
+    "variables": "",
+    "settings": "variables",
+    "bounded_json": "",
+    "redis_url": "errors",
+    "telemetry": "settings",
+    "batching": "errors",
+    "remote": "errors bounded_json",
+    "access": "errors redis_url",
+    "policy": "errors settings redis_url telemetry",
+    "cascade": "errors batching remote policy telemetry",
+    "images": "errors cascade",
+    "server": "errors settings access",
+    "runtime": "errors settings telemetry batching remote access policy cascade images server",
+    "api": "errors settings bounded_json access remote policy cascade server runtime",
+    "app": "errors settings server runtime api",
+    "commands": "errors settings variables access server",
+    "cli": "errors variables settings redis_url telemetry access server app commands",
+}
+MODELS = {
+    "errors": "",
+    "gatekeeper": "",
+    "printing": "",
+    "threads": "",
+    "replacing": "",
+    "files": "errors",
+    "progress": "printing",
+    "parquet": "errors files",
+    "bundle": "errors replacing files parquet",
+    "inference": "errors printing threads files progress bundle",
+    "data": "errors files parquet",
+    "levels": "errors bundle inference data",
+    "numbers": "errors replacing files parquet bundle data",
+    "training": "errors gatekeeper threads replacing files progress bundle inference data",
+    "calibration": "errors printing files bundle inference data numbers",
+    "evaluation": "errors replacing files progress bundle inference data numbers calibration",
+    "study": "errors replacing progress bundle inference data numbers training calibration evaluation",
+    "commands": "errors printing threads progress bundle inference data levels numbers training calibration evaluation study",
+}
+# What the service may know of the models, by the part that knows it.
+MODELS_IN_SERVICE = {
+    "runtime": "bundle errors inference",
+    "images": "data errors",
+    "commands": "data errors evaluation files printing",
+    "cli": "bundle commands errors printing",
+    "access": "files",
+    "telemetry": "printing",
+}
+# Each foreign library is translated, and its errors too, in the files that are named here and nowhere else.
+LIBRARIES = {
+    "torch": {"runtime.py"},
+    "httpx": {"commands/up.py", "commands/demo.py"},
+    "aiohttp": {"remote/http.py"},
+    "redis": {"redis_url.py", "policy/store.py", "access/budgets.py"},
+    "limits": {"access/budgets.py"},
+    "sqlite3": {"policy/store.py"},
+    "prometheus_client": {"telemetry/metrics.py"},
+    "httptools": {"server/protocol.py"},
+    "PIL": {"images/reader.py"},
+    "uvicorn": {"server/run.py", "server/connections.py", "server/protocol.py"},
 }
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, at its top or inside a function."""
+    """Every module that a file imports, at its top or inside a function, and every name by its module."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -55,91 +89,96 @@ def packages(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(path)}
 
 
+def part(path: Path, package: str) -> str:
+    return path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+
+
+def parts_known(path: Path, package: str) -> set[str]:
+    return {name.split(".")[1] for name in imported(path) if name.startswith(f"{package}.")}
+
+
+def sources(package: str) -> Iterator[Path]:
+    found = [path for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
+    assert found
+    return iter(found)
+
+
+@pytest.mark.parametrize(("package", "table"), [("service", SERVICE), ("models", MODELS)])
+def test_a_part_imports_only_what_the_table_allows(package: str, table: dict[str, str]) -> None:
+    for path in sources(package):
+        of = part(path, package)
+        assert of in table, f"{path}: give {of} a line in the table"
+        beyond = parts_known(path, package) - {of} - set(table[of].split())
+        assert not beyond, f"{path} imports {sorted(beyond)}"
+
+
+@pytest.mark.parametrize("table", [SERVICE, MODELS])
+def test_the_tables_have_no_cycle_and_no_line_too_many(table: dict[str, str]) -> None:
+    above: set[str] = set()
+    for name, allowed in table.items():
+        assert set(allowed.split()) <= above, name
+        above.add(name)
+
+
+@pytest.mark.parametrize(("package", "table"), [("service", SERVICE), ("models", MODELS)])
+def test_what_the_table_allows_is_used(package: str, table: dict[str, str]) -> None:
+    used: dict[str, set[str]] = {name: set() for name in table}
+    for path in sources(package):
+        used[part(path, package)] |= parts_known(path, package) - {part(path, package)}
+    assert used == {name: set(allowed.split()) for name, allowed in table.items()}
+
+
 def test_models_never_import_the_service() -> None:
-    files = list((ROOT / "models").rglob("*.py"))
-    assert files
-    assert [path.name for path in files if "service" in packages(path)] == []
+    assert [path.name for path in sources("models") if "service" in packages(path)] == []
+
+
+def test_what_the_service_knows_of_the_models() -> None:
+    known: dict[str, set[str]] = {}
+    for path in sources("service"):
+        if names := parts_known(path, "models"):
+            known.setdefault(part(path, "service"), set()).update(names)
+    assert known == {name: set(allowed.split()) for name, allowed in MODELS_IN_SERVICE.items()}
 
 
 def test_loadtests_import_neither() -> None:
-    files = list((ROOT / "loadtests").rglob("*.py"))
-    assert files
     # Other servers are to serve the same bundle: what runs in their processes loads it. Nothing of ours runs there.
     served_elsewhere = {"bundle_answers.py"}
-    assert {path.name for path in files if packages(path) & {"service", "models"}} == served_elsewhere
+    assert {path.name for path in sources("loadtests") if packages(path) & {"service", "models"}} == served_elsewhere
 
 
 def test_what_runs_in_other_servers_is_not_imported_by_the_load_tests() -> None:
-    files = list((ROOT / "loadtests").glob("*.py"))
-    assert files
-    assert [path.name for path in files if any(name.startswith("loadtests.peers") for name in imported(path))] == []
+    ours = [path for path in sources("loadtests") if "peers" not in path.parts]
+    assert [
+        path.name for path in ours if any(name.startswith("loadtests.compare.peers") for name in imported(path))
+    ] == []
 
 
-def test_only_the_composition_root_the_command_the_demo_and_the_image_reader_know_the_models() -> None:
-    no_model = {"models.files", "models.printing"}  # how a file is read, and others' words are shown
-    files = (ROOT / "service").rglob("*.py")
-    knowing = {path.name for path in files if any(f"{m}."[:7] == "models." for m in imported(path) - no_model)}
-    assert knowing == {"runtime.py", "cli.py", "demo.py", "images.py"}
-
-
-@pytest.mark.parametrize("name", PURE)
-def test_a_layer_imports_only_what_is_below_it(name: str) -> None:
-    own = {module.split(".")[1] for module in imported(ROOT / "service" / f"{name}.py") if module[:8] == "service."}
-    assert own <= PURE[name]
-
-
-@pytest.mark.parametrize(
-    "library", ["torch", "httpx", "aiohttp", "redis", "limits", "sqlite3", "prometheus_client", "httptools"]
-)
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_foreign_library_is_known_in_one_place(library: str) -> None:
-    places = {
-        "torch": {"runtime.py"},
-        "httpx": {"pair.py", "demo.py"},
-        "aiohttp": {"exchange.py"},
-        "redis": {"policy_store.py", "rate_limits.py", "redis_url.py"},
-        "limits": {"rate_limits.py"},
-        "sqlite3": {"policy_store.py"},
-        "prometheus_client": {"metrics.py"},
-        "httptools": {"protocol.py"},
-        "PIL": {"images.py"},
-    }
-    knowing = {path.name for path in (ROOT / "service").rglob("*.py") if library in packages(path)}
-    assert knowing == places[library]
-
-
-def test_nothing_below_the_app_knows_the_api() -> None:
-    files = (ROOT / "service").glob("*.py")
-    knowing = {path.name for path in files if any(f"{module}."[:12] == "service.api." for module in imported(path))}
-    assert knowing == {"app.py"}
+    knowing = {str(path.relative_to(ROOT / "service")) for path in sources("service") if library in packages(path)}
+    assert knowing == LIBRARIES[library]
 
 
 def test_the_gate_does_no_io_and_knows_no_torch() -> None:
-    assert packages(ROOT / "service" / "gate.py") <= {"dataclasses", "typing"}
+    assert packages(ROOT / "service" / "cascade" / "gate.py") <= {"dataclasses", "typing", "service"}
 
 
 def test_the_data_know_no_model_and_the_numbers_know_no_torch() -> None:
     """What reads a table or a file must start in a moment; levels.py is the one reader that asks a model."""
     slow = {"torch", "transformers", "datasets", "matplotlib"}
-    quick = [path for path in (ROOT / "models" / "data").glob("*.py") if path.stem not in {"levels", "hub_datasets"}]
-    names = (
-        "errors",
-        "bundle",
-        "predictions",
-        "metrics",
-        "bootstrap",
-        "density",
-        "reliability",
-        "thresholds",
-        "certify",
-    )
-    quick += [ROOT / "models" / f"{name}.py" for name in (*names, "results", "commands", "cli")]
+    models = ROOT / "models"
+    quick = [path for path in (models / "data").glob("*.py") if path.stem not in {"levels", "hub_datasets"}]
+    quick += [*(models / "numbers").glob("*.py"), *(models / "commands").glob("*.py")]
+    quick += [models / f"{name}.py" for name in ("errors", "bundle", "files", "parquet", "printing")]
+    quick += [models / "calibration" / f"{name}.py" for name in ("thresholds", "certify")]
+    quick += [models / "evaluation" / "results.py"]
     at_the_top = {path.name: top_level_packages(path) & slow for path in quick}
     assert {name: found for name, found in at_the_top.items() if found} == {}
 
 
 def top_level_packages(path: Path) -> set[str]:
     """What a file imports as soon as it is imported."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     names = {alias.name for node in ast.walk(top) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(top) if isinstance(node, ast.ImportFrom) and node.module}
@@ -147,12 +186,17 @@ def top_level_packages(path: Path) -> set[str]:
 
 
 def test_matplotlib_is_known_where_pictures_are_drawn() -> None:
-    knowing = {path.name for path in (ROOT / "models").rglob("*.py") if "matplotlib" in packages(path)}
-    assert knowing == {
-        "canvas.py",
-        "lettering.py",
-        "confidence_axis.py",
-        "plots.py",
-        "study_curves.py",
-        "study_picture.py",
+    knowing = {path.name for path in sources("models") if "matplotlib" in packages(path)}
+    assert knowing == {"canvas.py", "lettering.py", "confidence_axis.py", "plots.py", "curves.py", "picture.py"}
+
+
+def test_no_file_is_longer_than_a_reader_keeps_in_mind() -> None:
+    """Above 400 lines a file says in its docstring why (`One file because ...`)."""
+    long = {
+        str(path.relative_to(ROOT))
+        for package in ("service", "models", "loadtests", "deploy", "tests")
+        for path in sources(package)
+        if len(path.read_text(encoding="utf-8").splitlines()) > 400
+        and "One file because" not in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
     }
+    assert long == set()

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from models.errors import InputError
 from models.evaluation.report import plots
 from models.evaluation.report.canvas import DARK, PALETTE, Picture
+from models.evaluation.report.certificate import told_by_test
 from models.evaluation.report.classes import by_class, class_table, confusion_table
 from models.evaluation.report.ladder import Ladder, ratio_table, slider_steps
 from models.evaluation.report.mistakes import mistake_tables
@@ -30,7 +31,6 @@ from models.evaluation.report.text import (
 from models.evaluation.report.wording import four_digits, one_line, with_interval
 from models.numbers.metrics import Curves, curves
 from models.numbers.predictions import Predictions
-from models.report.certificate import told_by_test
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
