@@ -3,9 +3,8 @@
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
 from service.errors import ForeignLabel, RemoteBadAnswer
+from service.remote.large_model import Input, ItemAnswer, RemoteAnswer
 
 ENVELOPE_BYTES = 64  # of a body, around its items
 MAX_LABEL_CHARS = 10_000
@@ -26,22 +26,6 @@ ANSWER_VALUES, ITEM_VALUES, TOP_VALUES = 256, 4_096, 16
 
 # An edge that is its own large model finds in this header of GET /v1/models what it has sent itself.
 HANDSHAKE = "x-gatekeeper-handshake"
-
-# One item as it travels: a text, or {"image": base64}.
-Input = str | Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteAnswer:
-    """The large model's answer to one item. `score` is in [0, 1].
-
-    degraded: it is an edge, and its own large model was out of reach, or that of an edge behind it.
-    """
-
-    label: str
-    score: float
-    top: tuple[tuple[str, float], ...]
-    degraded: bool
 
 
 class _Wire(BaseModel):
@@ -114,10 +98,6 @@ def _encoded(value: object) -> bytes:
 def header_value(text: str) -> str:
     """A client's own id can hold anything; quoted, it stays one header of ASCII."""
     return text if _is_plain(text) else quote(text, safe=string.punctuation, errors="replace")
-
-
-# What is said of one item: an answer, or why there is none for it.
-ItemAnswer = RemoteAnswer | ForeignLabel
 
 
 def answers(body: bytes, items: int, top_k: int, known: AbstractSet[str] | None = None) -> list[ItemAnswer]:

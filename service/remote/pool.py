@@ -1,6 +1,6 @@
 """The one way to the large model: which of its endpoints to ask, slots, deadline, a second attempt elsewhere.
 
-classify -> _with_failover -> _ask -> _with_retry -> _attempt: each step adds one concern. endpoint.py is one server and
+answer -> _with_failover -> _ask -> _with_retry -> _attempt: each step adds one concern. endpoint.py is one server and
 its breaker, exchange.py the HTTP below, remote_wire.py the contract of the answers.
 """
 
@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
 
 from service.errors import (
     BreakerOpen,
@@ -26,10 +25,9 @@ from service.errors import (
 )
 from service.remote.breaker import Breaker
 from service.remote.endpoint import Endpoint
-from service.remote.gatekeeper_wire import Input, ItemAnswer, RemoteAnswer, answers, header_value, question
+from service.remote.gatekeeper_wire import answers, header_value, question
 from service.remote.http import Connections, Passing, Rejected
-
-__all__ = ["GatekeeperRemote", "Input", "ItemAnswer", "Remote", "RemoteAnswer", "RemoteLimits"]
+from service.remote.large_model import Ask, ItemAnswer
 
 # A burst may wait for a slot as long as nobody notices, and not at all behind as many others as there are slots.
 SLOT_WAIT_S = 0.05
@@ -55,46 +53,12 @@ class RemoteLimits:
     breaker_open_s: float
 
 
-class Remote(Protocol):
-    """One large model, whatever it speaks on the wire and wherever it runs."""
-
-    def refusal(self) -> RemoteError | None:
-        """The error of a call that would be refused right now, without any waiting; else None."""
-        ...
-
-    async def classify(
-        self,
-        inputs: Sequence[Input],
-        *,
-        top_k: int,
-        timeout_s: float,
-        hops: int,
-        request_id: str,
-        own_deadline: bool = False,
-    ) -> list[ItemAnswer]:
-        """One answer per input, in order, or a ForeignLabel in its place.
-
-        Raises nothing but RemoteError's subclasses (and CancelledError).
-
-        `timeout_s` bounds the whole call, waiting and retry included; `own_deadline` says that it is the client's
-        choice, so that running out of it says something of the large model only if it was time enough. `hops` and
-        `request_id` are sent as given, but for characters that no header can hold.
-        """
-        ...
-
-
 @dataclass(slots=True)
 class _Call:
+    ask: Ask
     body: bytes
     headers: Mapping[str, str]
-    deadline: float  # in the event loop's time
-    items: int
-    top_k: int
-    own_deadline: bool
     attempts: int = 0
-
-    def left_s(self) -> float:
-        return self.deadline - asyncio.get_running_loop().time()
 
 
 class GatekeeperRemote:
@@ -158,36 +122,25 @@ class GatekeeperRemote:
             return RemoteLimit("the large model has asked for a pause", retry_after_s=math.ceil(wait_s))
         return None
 
-    async def classify(
-        self,
-        inputs: Sequence[Input],
-        *,
-        top_k: int,
-        timeout_s: float,
-        hops: int,
-        request_id: str,
-        own_deadline: bool = False,
-    ) -> list[ItemAnswer]:
-        """See Remote. A client's own deadline below the quickest of the recent calls is given up untried."""
-        if not inputs:
+    async def answer(self, ask: Ask) -> list[ItemAnswer]:
+        """See LargeModel. A client's own deadline below the quickest of the recent calls is given up untried."""
+        if not ask.inputs:
             return []
-        if timeout_s <= (self._quickest_s() if own_deadline else 0.0):
+        time_left_s = ask.left_s()
+        if time_left_s <= (self._quickest_s() if ask.own_deadline else 0.0):
             raise RemoteTimeout("too little time is left to ask the large model")
         if (refusal := self.refusal()) is not None:
             raise refusal
         call = _Call(
-            body=question(inputs, top_k),
+            ask,
+            body=question(ask.inputs, ask.top_k),
             headers={
                 "content-type": "application/json",
-                "x-gatekeeper-hops": str(hops),
-                "x-request-id": header_value(request_id),
+                "x-gatekeeper-hops": str(ask.hops),
+                "x-request-id": header_value(ask.request_id),
             },
-            deadline=asyncio.get_running_loop().time() + timeout_s,
-            items=len(inputs),
-            top_k=top_k,
-            own_deadline=own_deadline,
         )
-        await self._take_slot(timeout_s)
+        await self._take_slot(time_left_s)
         try:
             return await self._with_failover(call)
         finally:
@@ -226,27 +179,27 @@ class GatekeeperRemote:
         first = self._choose()
         if first is None:
             raise self.refusal() or RemoteLimit("every slot to the large model is taken")
-        time_left_s = call.left_s()
+        time_left_s = call.ask.left_s()
         try:
             return await self._ask(first, call)
         except Rejected:
             raise
         except RemoteError:
             another = self._choose(besides=first)
-            if another is None or call.attempts >= ATTEMPTS or call.left_s() < time_left_s * RETRY_SHARE:
+            if another is None or call.attempts >= ATTEMPTS or call.ask.left_s() < time_left_s * RETRY_SHARE:
                 raise
         return await self._ask(another, call)
 
     async def _ask(self, endpoint: Endpoint, call: _Call) -> list[ItemAnswer]:
         """Tell the endpoint how its part of the call went: once, whatever happened."""
         # The second is for cleaning up: a probe reports by itself, the lease is for one that cannot.
-        given_s, answers_before = call.left_s(), endpoint.answers
+        given_s, answers_before = call.ask.left_s(), endpoint.answers
         permit = endpoint.begin(lease_s=given_s + 1.0)
         try:
             answered = await self._with_retry(endpoint, call)
         except RemoteError as error:
             silent = endpoint.answers == answers_before  # else it answers others meanwhile
-            enough_time = not call.own_deadline or (silent and given_s >= endpoint.enough_s(call.items))
+            enough_time = not call.ask.own_deadline or (silent and given_s >= endpoint.enough_s(len(call.ask.inputs)))
             endpoint.failed(permit, error, enough_time=enough_time)
             raise
         else:
@@ -257,14 +210,14 @@ class GatekeeperRemote:
 
     async def _with_retry(self, endpoint: Endpoint, call: _Call) -> list[ItemAnswer]:
         """A second attempt at the same endpoint, where no other is ready for it."""
-        time_left_s = call.left_s()
+        time_left_s = call.ask.left_s()
         try:
             return await self._attempt(endpoint, call, fresh=call.attempts > 0)
         except Passing:
             pause_s = random.uniform(*RETRY_PAUSE_S)
             if (
                 call.attempts >= ATTEMPTS
-                or call.left_s() - pause_s < time_left_s * RETRY_SHARE
+                or call.ask.left_s() - pause_s < time_left_s * RETRY_SHARE
                 or self._choose(besides=endpoint) is not None
             ):
                 raise
@@ -274,10 +227,10 @@ class GatekeeperRemote:
     async def _attempt(self, endpoint: Endpoint, call: _Call, *, fresh: bool) -> list[ItemAnswer]:
         call.attempts += 1
         started = time.perf_counter()  # uvloop's own time has a resolution of 1 ms
-        headers = {**call.headers, "x-request-timeout-ms": str(max(1, int(call.left_s() * 1000)))}
+        headers = {**call.headers, "x-request-timeout-ms": str(max(1, int(call.ask.left_s() * 1000)))}
         try:
-            body = await endpoint.post("/v1/classify", headers, call.body, call.deadline, fresh=fresh)
-            answered = answers(body, call.items, call.top_k, self._labels)
+            body = await endpoint.post("/v1/classify", headers, call.body, call.ask.deadline, fresh=fresh)
+            answered = answers(body, len(call.ask.inputs), call.ask.top_k, self._labels)
         except RemoteError as error:
             self._observe(error.reason, time.perf_counter() - started)
             if isinstance(error, RemoteBadAnswer):
@@ -288,7 +241,7 @@ class GatekeeperRemote:
         if foreign is not None:
             endpoint.tell(foreign)
         self._observe("ok" if foreign is None else foreign.reason, seconds)
-        endpoint.took(seconds, call.items)
+        endpoint.took(seconds, len(call.ask.inputs))
         self._recent_s.append(seconds)
         self._recent_until = self._clock() + RECENT_S
         return answered

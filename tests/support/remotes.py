@@ -9,7 +9,8 @@ from typing import Any
 
 from support.faulty_server import Script, Turn
 
-from service.remote.pool import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
+from service.remote.large_model import Ask, Input, ItemAnswer, LargeModel
+from service.remote.pool import GatekeeperRemote, RemoteLimits
 
 PATIENT_S = 10.0  # for calls that are answered or fail by themselves
 IMPATIENT_S = 0.2  # for calls that can only end by their deadline
@@ -76,8 +77,24 @@ async def accepting(accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def ask(remote: Remote, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1) -> list[RemoteAnswer]:
-    return await remote.classify(texts or ("hello",), top_k=top_k, timeout_s=timeout_s, hops=1, request_id="id-1")
+def asking(
+    *inputs: Input,
+    timeout_s: float = PATIENT_S,
+    top_k: int = 1,
+    hops: int = 1,
+    request_id: str = "id-1",
+    own_deadline: bool = False,
+) -> Ask:
+    """A call that has so many seconds from now on."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    return Ask(inputs, top_k, deadline, hops, request_id, own_deadline)
+
+
+async def ask(
+    remote: LargeModel, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1, own_deadline: bool = False
+) -> list[ItemAnswer]:
+    texts = texts or ("hello",)
+    return await remote.answer(asking(*texts, timeout_s=timeout_s, top_k=top_k, own_deadline=own_deadline))
 
 
 async def good(turn: Turn) -> None:

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 from support.faulty_server import FaultyServer, Script, Turn, head, outputs, serving
-from support.remotes import PATIENT_S, Outcomes, answering, good, never, remote_to
+from support.remotes import PATIENT_S, Outcomes, answering, asking, good, never, remote_to
 
 from service.errors import RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
 from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, PackingRemote
 from service.remote.endpoint import ENOUGH_S
-from service.remote.pool import RemoteAnswer
+from service.remote.large_model import RemoteAnswer
 
 
 @asynccontextmanager
@@ -31,10 +31,10 @@ async def packing_before(
 async def ask(
     remote: PackingRemote, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1, hops: int = 1, own: bool = False
 ) -> list[str]:
-    answers = await remote.classify(
-        texts, top_k=top_k, timeout_s=timeout_s, hops=hops, request_id=f"id-{texts[0][:9]}", own_deadline=own
+    call = asking(
+        *texts, timeout_s=timeout_s, top_k=top_k, hops=hops, request_id=f"id-{texts[0][:9]}", own_deadline=own
     )
-    return [answer.label for answer in answers]
+    return [answer.label for answer in await remote.answer(call) if isinstance(answer, RemoteAnswer)]
 
 
 def sizes(server: FaultyServer) -> list[int]:
@@ -197,7 +197,7 @@ async def test_images_travel_alone() -> None:
     outputs = b'{"outputs": [{"label": "a", "score": 0.5, "decision": "accepted"}]}'
     async with packing_before(answering(200, outputs)) as (remote, server):
         image = {"image": "aGVsbG8="}
-        calls = (remote.classify([image], top_k=1, timeout_s=PATIENT_S, hops=1, request_id=f"id-{n}") for n in range(2))
+        calls = (remote.answer(asking(image, request_id=f"id-{n}")) for n in range(2))
         assert await asyncio.gather(*calls) == [[RemoteAnswer("a", 0.5, (), degraded=False)]] * 2
     assert len(server.requests) == 2
 

@@ -18,6 +18,7 @@ from support.remotes import (
     accepting,
     answering,
     ask,
+    asking,
     dropping,
     first_then_good,
     good,
@@ -38,7 +39,8 @@ from service.errors import (
     RemoteUnavailable,
 )
 from service.remote.endpoint import ENOUGH_S
-from service.remote.pool import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
+from service.remote.large_model import ItemAnswer, LargeModel, RemoteAnswer
+from service.remote.pool import GatekeeperRemote, RemoteLimits
 
 # --- what is sent, what comes back
 
@@ -69,7 +71,7 @@ async def test_an_answer_that_was_degraded_two_edges_away_still_says_so() -> Non
 async def test_exactly_these_headers_are_sent() -> None:
     """Nothing of the client's goes along but what the contract names."""
     async with serving(good) as server, remote_to(server.url) as remote:
-        await remote.classify(["hello"], top_k=3, timeout_s=5.0, hops=2, request_id="id-1")
+        await remote.answer(asking("hello", top_k=3, timeout_s=5.0, hops=2))
     (turn,) = server.requests
     time_left_ms = int(turn.headers.pop("x-request-timeout-ms"))
     assert 0 < time_left_ms <= 5_000
@@ -102,7 +104,7 @@ async def test_any_text_arrives_as_it_is() -> None:
 
 async def test_a_strange_request_id_cannot_add_a_header() -> None:
     async with serving(good) as server, remote_to(server.url) as remote:
-        await remote.classify(["hello"], top_k=1, timeout_s=5.0, hops=1, request_id="a\r\nx-evil: é")
+        await remote.answer(asking("hello", request_id="a\r\nx-evil: é"))
     assert server.requests[0].headers["x-request-id"] == "a%0D%0Ax-evil:%20%C3%A9"
     assert "x-evil" not in server.requests[0].headers
 
@@ -131,7 +133,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 async def test_no_texts_need_no_call() -> None:
     async with serving(good) as server, remote_to(server.url) as remote:
-        assert await remote.classify([], top_k=1, timeout_s=1.0, hops=1, request_id="id-1") == []
+        assert await remote.answer(asking()) == []
     assert server.requests == []
 
 
@@ -480,7 +482,7 @@ async def test_behind_as_many_as_there_are_slots_a_call_is_refused_without_waiti
     async with serving(never) as server, remote_to(server.url, slots=2) as remote:
         calls = [asyncio.create_task(ask(remote)) for _ in range(4)]
         await asyncio.sleep(0)  # two have a slot, two wait
-        refused = remote.classify(["hello"], top_k=1, timeout_s=PATIENT_S, hops=1, request_id="id-1")
+        refused = remote.answer(asking("hello"))
         with pytest.raises(RemoteLimit, match="as many calls wait"):
             refused.send(None)  # it raises before it waits for anything
         for call in calls:
@@ -557,8 +559,8 @@ async def test_after_200_cancelled_calls_every_slot_still_serves() -> None:
         assert len(await asyncio.gather(*(ask(remote, "together") for _ in range(slots)))) == slots
 
 
-async def cancel_at_many_moments(remote: Remote, *, calls: int, dice: random.Random) -> None:
-    running: list[asyncio.Task[list[RemoteAnswer]]] = []
+async def cancel_at_many_moments(remote: LargeModel, *, calls: int, dice: random.Random) -> None:
+    running: list[asyncio.Task[list[ItemAnswer]]] = []
     for _ in range(calls):
         running.append(asyncio.create_task(ask(remote)))
         for _ in range(dice.randrange(12)):
@@ -602,13 +604,13 @@ async def test_late_answers_open_the_breaker() -> None:
 async def test_a_client_that_will_not_wait_does_not_open_the_breaker_for_others() -> None:
     async with serving(never) as server, remote_to(server.url, failures=1) as remote:
         with pytest.raises(RemoteTimeout):
-            await remote.classify(["hello"], top_k=1, timeout_s=0.05, hops=1, request_id="id-1", own_deadline=True)
+            await ask(remote, timeout_s=0.05, own_deadline=True)
         assert not remote.breaker_open
 
 
 async def hurried(remote: GatekeeperRemote, timeout_s: float, items: int = 1) -> None:
     with pytest.raises(RemoteTimeout):
-        await remote.classify(["x"] * items, top_k=1, timeout_s=timeout_s, hops=1, request_id="id-1", own_deadline=True)
+        await ask(remote, *["x"] * items, timeout_s=timeout_s, own_deadline=True)
 
 
 async def test_a_deadline_that_the_large_model_should_have_met_opens_the_breaker() -> None:

@@ -25,7 +25,8 @@ from support.remotes import (
 )
 
 from service.errors import BreakerOpen, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
-from service.remote.pool import GatekeeperRemote, RemoteAnswer
+from service.remote.large_model import ItemAnswer, LargeModel, RemoteAnswer
+from service.remote.pool import GatekeeperRemote
 
 
 @asynccontextmanager
@@ -299,8 +300,8 @@ async def test_open_breakers_beside_a_limited_endpoint_are_a_limit() -> None:
 # --- a deadline too short
 
 
-async def hurried(remote: GatekeeperRemote, timeout_s: float) -> list[RemoteAnswer]:
-    return await remote.classify(["x"], top_k=1, timeout_s=timeout_s, hops=1, request_id="id-1", own_deadline=True)
+async def hurried(remote: LargeModel, timeout_s: float) -> list[ItemAnswer]:
+    return await ask(remote, timeout_s=timeout_s, own_deadline=True)
 
 
 async def test_a_deadline_below_the_quickest_recent_call_is_given_up_untried() -> None:
