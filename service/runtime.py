@@ -40,10 +40,10 @@ from service.policy.document import Policy, PolicyStore
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
 from service.policy.store import open_policy_store
-from service.remote.coalescing import PackingRemote
+from service.remote.coalescing import Coalescer
 from service.remote.endpoint import Endpoint
 from service.remote.http import trusted_roots
-from service.remote.pool import GatekeeperRemote, RemoteLimits
+from service.remote.pool import EndpointLimits, Pool
 from service.server.intake import Intake
 from service.settings import EdgeSettings, LargeSettings
 from service.telemetry.metrics import EdgeMetrics, Metrics
@@ -103,7 +103,7 @@ class EdgeRuntime(Runtime):
         self._confidence_range = _shown_range(self.threshold_range, calibration)
         self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self._confidence_range)
         self.store_up = False
-        self.remote: GatekeeperRemote
+        self.remote: Pool
         self.forecast = Forecast(calibration, self.metrics.recent)
         if calibration is not None:
             self.metrics.expect_confidences(calibration.shares_up_to(self.metrics.confidence_bounds))
@@ -248,19 +248,19 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime.remote = remote = _remote(settings, runtime.metrics, runtime.labels)
         stack.push_async_callback(remote.aclose)
         runtime.metrics.watch_breaker(lambda: remote.breaker_open)
-        packing = PackingRemote(remote, settings.remote_max_items, runtime.max_body_bytes)
+        packing = Coalescer(remote, settings.remote_max_items, runtime.max_body_bytes)
         runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, packing, runtime.metrics)
         _decode_first(runtime, settings, model, stack)
-        meetings = [
+        label_checks = [
             asyncio.create_task(_compare_labels(runtime, endpoint), name="first contact")
             for endpoint in remote.endpoints
         ]
         try:
             yield runtime
         finally:
-            for meeting in meetings:
-                meeting.cancel()
-            await asyncio.gather(*meetings, return_exceptions=True)
+            for label_check in label_checks:
+                label_check.cancel()
+            await asyncio.gather(*label_checks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -343,8 +343,8 @@ def _live_policy(settings: EdgeSettings, runtime: EdgeRuntime, store: PolicyStor
     )
 
 
-def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str]) -> GatekeeperRemote:
-    limits = RemoteLimits(
+def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str]) -> Pool:
+    limits = EndpointLimits(
         max_concurrency=settings.remote_max_concurrency,
         connect_timeout_s=settings.remote_connect_timeout_s,
         max_response_bytes=settings.remote_max_response_bytes,
@@ -355,7 +355,7 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str])
     if settings.remote_ca_file is not None and not any(url.startswith("https:") for url in urls):
         logger.warning("GATEKEEPER_REMOTE_CA_FILE is not used: no remote URL is https")
     key = settings.remote_key
-    remote = GatekeeperRemote(
+    remote = Pool(
         urls,
         limits,
         metrics.observe_remote,

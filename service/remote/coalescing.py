@@ -38,7 +38,7 @@ class _Pack:
     sending: "asyncio.Task[None] | None" = None
 
 
-class PackingRemote:
+class Coalescer:
     """A remote whose calls of one turn of the event loop travel together, up to `max_items` items.
 
     What is too much for one body of `max_bytes`, or for the server (413), goes in several calls, one after the other.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout
 from service.remote import gatekeeper_wire
 from service.remote.breaker import Breaker, Permit
-from service.remote.http import Connections, KeyRefused, Rejected
+from service.remote.http import HttpClient, KeyRefused, Rejected
 
 LABELS_TIMEOUT_S = 5.0
 # A client's own deadline says something of the server if it left `ENOUGH` times what the server usually takes, and no
@@ -26,9 +26,7 @@ logger = logging.getLogger(__name__)
 class Endpoint:
     """A server that takes up to `slots` calls at once. Whoever calls it frames the call with `begin` and `end`."""
 
-    def __init__(
-        self, url: str, connections: Connections, breaker: Breaker, slots: int, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, url: str, client: HttpClient, breaker: Breaker, slots: int, clock: Callable[[], float]) -> None:
         self.url = url
         self.in_flight = 0
         self.labels_match: bool | None = None
@@ -36,7 +34,7 @@ class Endpoint:
         self.labels_told: int | None = None
         self.is_self = False
         self._handshake = secrets.token_hex(8)
-        self._connections = connections
+        self._client = client
         self._breaker = breaker
         self._slots = slots
         self._clock = clock
@@ -169,13 +167,13 @@ class Endpoint:
 
     async def aclose(self) -> None:
         """Close its connections."""
-        await self._connections.aclose()
+        await self._client.aclose()
 
     async def _exchange(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, deadline: float, *, fresh: bool
     ) -> bytes:
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._connections.exchange(method, path, headers, body, fresh=fresh)
+                return await self._client.exchange(method, path, headers, body, fresh=fresh)
         except TimeoutError:
             raise RemoteTimeout("the large model did not answer in time") from None

@@ -29,7 +29,7 @@ RETRY_AFTER_MAX_S = 30
 HEAD_BYTES = 64 * 1024
 
 
-class Passing(RemoteUnavailable):
+class TransientFailure(RemoteUnavailable):
     """A second attempt may well succeed."""
 
 
@@ -58,8 +58,8 @@ ERRORS_BY_STATUS: Mapping[int, type[RemoteError]] = {
     422: Rejected,
     429: RemoteLimit,
     500: ServerFailed,
-    502: Passing,
-    503: Passing,
+    502: TransientFailure,
+    503: TransientFailure,
     504: RemoteTimeout,
     508: Rejected,
 }
@@ -77,8 +77,8 @@ def trusted_roots(ca_file: Path | None) -> ssl.SSLContext:
         raise StartupError(f"GATEKEEPER_REMOTE_CA_FILE: {ca_file}: {reason}") from error
 
 
-class Connections:
-    """The pooled connections to one server; they open with the first request.
+class HttpClient:
+    """An HTTP client of one server. Its pooled connections open with the first request.
 
     `headers` go with every request. At most `max_connections` are open in the pool, and as many besides it for requests
     that ask for a fresh one: others of the pool may be as stale as the one that failed. `tls` is for https alone.
@@ -218,7 +218,7 @@ def _translated(error: aiohttp.ClientError) -> RemoteError:
         case aiohttp.ClientSSLError():
             return RemoteUnavailable("no TLS connection to the large model")
         case aiohttp.ClientConnectionError():
-            return Passing("the connection to the large model was refused or lost")
+            return TransientFailure("the connection to the large model was refused or lost")
         case _:
             return RemoteUnavailable("the large model cannot be reached")
 

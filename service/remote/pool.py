@@ -1,7 +1,7 @@
 """The one way to the large model: which of its endpoints to ask, slots, deadline, a second attempt elsewhere.
 
 answer -> _with_failover -> _ask -> _with_retry -> _attempt: each step adds one concern. endpoint.py is one server and
-its breaker, exchange.py the HTTP below, remote_wire.py the contract of the answers.
+its breaker, http.py the HTTP below, gatekeeper_wire.py the contract of the answers.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from service.errors import (
 from service.remote.breaker import Breaker
 from service.remote.endpoint import Endpoint
 from service.remote.gatekeeper_wire import answers, header_value, question
-from service.remote.http import Connections, Passing, Rejected
+from service.remote.http import HttpClient, Rejected, TransientFailure
 from service.remote.large_model import Ask, ItemAnswer
 
 # A burst may wait for a slot as long as nobody notices, and not at all behind as many others as there are slots.
@@ -42,7 +42,7 @@ RECENT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteLimits:
+class EndpointLimits:
     """Of one endpoint: calls at once, seconds to connect, bytes of an answer; failures in a row that open its breaker,
     for how long."""
 
@@ -61,7 +61,7 @@ class _Call:
     attempts: int = 0
 
 
-class GatekeeperRemote:
+class Pool:
     """A large model behind `POST {url}/v1/classify`, the same contract that the edge itself serves, at each of `urls`.
 
     Calls go to the least busy endpoint whose breaker is closed, the earlier in the list where several are: to the first
@@ -73,7 +73,7 @@ class GatekeeperRemote:
     def __init__(
         self,
         urls: Sequence[str],
-        limits: RemoteLimits,
+        limits: EndpointLimits,
         observe: Callable[[str, float], None],
         *,
         key: str | None = None,
@@ -213,7 +213,7 @@ class GatekeeperRemote:
         time_left_s = call.ask.left_s()
         try:
             return await self._attempt(endpoint, call, fresh=call.attempts > 0)
-        except Passing:
+        except TransientFailure:
             pause_s = random.uniform(*RETRY_PAUSE_S)
             if (
                 call.attempts >= ATTEMPTS
@@ -249,12 +249,12 @@ class GatekeeperRemote:
 
 def _endpoint(
     url: str,
-    limits: RemoteLimits,
+    limits: EndpointLimits,
     headers: Mapping[str, str],
     tls: ssl.SSLContext | None,
     clock: Callable[[], float],
 ) -> Endpoint:
-    connections = Connections(
+    client = HttpClient(
         url,
         headers=headers,
         tls=tls,
@@ -263,4 +263,4 @@ def _endpoint(
         max_response_bytes=limits.max_response_bytes,
     )
     breaker = Breaker(limits.breaker_failures, limits.breaker_open_s, clock)
-    return Endpoint(url, connections, breaker, limits.max_concurrency, clock)
+    return Endpoint(url, client, breaker, limits.max_concurrency, clock)

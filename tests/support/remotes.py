@@ -10,7 +10,7 @@ from typing import Any
 from support.faulty_server import Script, Turn
 
 from service.remote.large_model import Ask, Input, ItemAnswer, LargeModel
-from service.remote.pool import GatekeeperRemote, RemoteLimits
+from service.remote.pool import EndpointLimits, Pool
 
 PATIENT_S = 10.0  # for calls that are answered or fail by themselves
 IMPATIENT_S = 0.2  # for calls that can only end by their deadline
@@ -46,8 +46,8 @@ async def remote_to(
     failures: int = 1_000,
     key: str | None = None,
     tls: ssl.SSLContext | None = None,
-) -> AsyncIterator[GatekeeperRemote]:
-    limits = RemoteLimits(
+) -> AsyncIterator[Pool]:
+    limits = EndpointLimits(
         max_concurrency=slots,
         connect_timeout_s=connect_timeout_s,
         max_response_bytes=MAX_BYTES,
@@ -55,7 +55,7 @@ async def remote_to(
         breaker_open_s=2.0,
     )
     observe = Outcomes() if outcomes is None else outcomes
-    remote = GatekeeperRemote(url.split(","), limits, observe, key=key, tls=tls, clock=clock or Clock())
+    remote = Pool(url.split(","), limits, observe, key=key, tls=tls, clock=clock or Clock())
     try:
         yield remote
     finally:

@@ -10,7 +10,7 @@ from support.faulty_server import FaultyServer, Script, Turn, head, outputs, ser
 from support.remotes import PATIENT_S, Outcomes, answering, asking, good, never, remote_to
 
 from service.errors import RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
-from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, PackingRemote
+from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, Coalescer
 from service.remote.endpoint import ENOUGH_S
 from service.remote.large_model import RemoteAnswer
 
@@ -23,13 +23,13 @@ async def packing_before(
     max_bytes: int = 65_536,
     outcomes: Outcomes | None = None,
     failures: int = 1_000,
-) -> AsyncIterator[tuple[PackingRemote, FaultyServer]]:
+) -> AsyncIterator[tuple[Coalescer, FaultyServer]]:
     async with serving(script) as server, remote_to(server.url, outcomes, slots=64, failures=failures) as remote:
-        yield PackingRemote(remote, max_items, max_bytes), server
+        yield Coalescer(remote, max_items, max_bytes), server
 
 
 async def ask(
-    remote: PackingRemote, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1, hops: int = 1, own: bool = False
+    remote: Coalescer, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1, hops: int = 1, own: bool = False
 ) -> list[str]:
     call = asking(
         *texts, timeout_s=timeout_s, top_k=top_k, hops=hops, request_id=f"id-{texts[0][:9]}", own_deadline=own

@@ -40,7 +40,7 @@ from service.errors import (
 )
 from service.remote.endpoint import ENOUGH_S
 from service.remote.large_model import ItemAnswer, LargeModel, RemoteAnswer
-from service.remote.pool import GatekeeperRemote, RemoteLimits
+from service.remote.pool import EndpointLimits, Pool
 
 # --- what is sent, what comes back
 
@@ -608,7 +608,7 @@ async def test_a_client_that_will_not_wait_does_not_open_the_breaker_for_others(
         assert not remote.breaker_open
 
 
-async def hurried(remote: GatekeeperRemote, timeout_s: float, items: int = 1) -> None:
+async def hurried(remote: Pool, timeout_s: float, items: int = 1) -> None:
     with pytest.raises(RemoteTimeout):
         await ask(remote, *["x"] * items, timeout_s=timeout_s, own_deadline=True)
 
@@ -899,8 +899,8 @@ async def test_an_answer_with_many_labels_and_fields_of_its_own_is_read() -> Non
     top = [{"label": f"label {number}", "score": 0.001, "extra": [number] * 5} for number in range(150)]
     body = outputs(["a"] * 8, top=top, extra={f"field {number}": number for number in range(20)})
     async with serving(answering(200, body)) as server:
-        limits = RemoteLimits(8, 5.0, 2**20, 1_000, 2.0)
-        remote = GatekeeperRemote([server.url], limits, Outcomes())
+        limits = EndpointLimits(8, 5.0, 2**20, 1_000, 2.0)
+        remote = Pool([server.url], limits, Outcomes())
         answers = await ask(remote, *"abcdefgh", top_k=150)
         await remote.aclose()
     assert len(answers[7].top) == 150
@@ -910,7 +910,7 @@ async def test_an_answer_with_many_labels_and_fields_of_its_own_is_read() -> Non
 async def test_an_item_may_say_much_that_nobody_asked_for(extra: dict[str, object]) -> None:
     script = answering(200, outputs(["a"] * 8, **extra))
     async with serving(script) as server:
-        remote = GatekeeperRemote([server.url], RemoteLimits(8, 5.0, 2**20, 1_000, 2.0), Outcomes())
+        remote = Pool([server.url], EndpointLimits(8, 5.0, 2**20, 1_000, 2.0), Outcomes())
         assert [answer.label for answer in await ask(remote, *"abcdefgh")] == ["a"] * 8
         await remote.aclose()
 

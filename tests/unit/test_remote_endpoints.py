@@ -26,13 +26,13 @@ from support.remotes import (
 
 from service.errors import BreakerOpen, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
 from service.remote.large_model import ItemAnswer, LargeModel, RemoteAnswer
-from service.remote.pool import GatekeeperRemote
+from service.remote.pool import Pool
 
 
 @asynccontextmanager
 async def remote_before(
     *scripts: Script, outcomes: Outcomes | None = None, **options: object
-) -> AsyncIterator[tuple[GatekeeperRemote, Sequence[FaultyServer]]]:
+) -> AsyncIterator[tuple[Pool, Sequence[FaultyServer]]]:
     """A remote with one endpoint per script, in this order."""
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(serving(script)) for script in scripts]
