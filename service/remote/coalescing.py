@@ -2,18 +2,21 @@
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError
-from service.remote.gatekeeper_wire import divided
 from service.remote.http import ServerFailed, TooMuch
 from service.remote.large_model import Ask, Input, ItemAnswer, LargeModel
 
 # A long text would make its neighbours wait for it.
 PACKED_TEXT_CHARS = 1_024
 PACK_CHARS = 64 * 1_024
+
+
+# The inputs in their order, in parts that each fit into one body of the wire.
+Divide = Callable[[Sequence[Input]], Sequence[Sequence[Input]]]
 
 
 class _Kind(NamedTuple):
@@ -41,16 +44,17 @@ class _Pack:
 class Coalescer:
     """A remote whose calls of one turn of the event loop travel together, up to `max_items` items.
 
-    What is too much for one body of `max_bytes`, or for the server (413), goes in several calls, one after the other.
+    What is too much for one body, as `divide` has it, or for the server (413), goes in several calls, one after the
+    other.
 
     No call suffers for its neighbours: one with a deadline of its own or a long text travels alone; when a pack fails
     by what may be one item's fault, each call is repeated alone; when a client leaves, the pack goes on without it.
     """
 
-    def __init__(self, large_model: LargeModel, max_items: int, max_bytes: int) -> None:
+    def __init__(self, large_model: LargeModel, max_items: int, divide: Divide) -> None:
         self._large_model = large_model
         self._max_items = max_items
-        self._max_bytes = max_bytes
+        self._divide = divide
         self._open: dict[_Kind, _Pack] = {}
 
     def refusal(self) -> RemoteError | None:
@@ -63,7 +67,7 @@ class Coalescer:
             answers = await self._together(ask)
             if answers is not None:
                 return answers
-        return await self._in_turn(ask, divided(ask.inputs, self._max_bytes))
+        return await self._in_turn(ask, self._divide(ask.inputs))
 
     async def _in_turn(self, ask: Ask, parts: Sequence[Sequence[Input]]) -> list[ItemAnswer]:
         answers: list[ItemAnswer] = []

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from support.faulty_server import FaultyServer, Script, Turn, head, outputs, serving
@@ -11,8 +12,9 @@ from support.remotes import PATIENT_S, Outcomes, answering, asking, good, never,
 
 from service.errors import RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
 from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, Coalescer
-from service.remote.endpoint import ENOUGH_S
+from service.remote.gatekeeper_wire import divided
 from service.remote.large_model import RemoteAnswer
+from service.remote.latency import ENOUGH_S
 
 
 @asynccontextmanager
@@ -25,7 +27,7 @@ async def packing_before(
     failures: int = 1_000,
 ) -> AsyncIterator[tuple[Coalescer, FaultyServer]]:
     async with serving(script) as server, remote_to(server.url, outcomes, slots=64, failures=failures) as remote:
-        yield Coalescer(remote, max_items, max_bytes), server
+        yield Coalescer(remote, max_items, partial(divided, max_bytes=max_bytes)), server
 
 
 async def ask(

@@ -22,6 +22,7 @@ from support.remotes import (
     dropping,
     first_then_good,
     good,
+    labels_of,
     never,
     refusing_url,
     remote_to,
@@ -38,9 +39,9 @@ from service.errors import (
     RemoteTimeout,
     RemoteUnavailable,
 )
-from service.remote.endpoint import ENOUGH_S
 from service.remote.large_model import ItemAnswer, LargeModel, RemoteAnswer
-from service.remote.pool import EndpointLimits, Pool
+from service.remote.latency import ENOUGH_S
+from service.remote.pool import Pool
 
 # --- what is sent, what comes back
 
@@ -694,8 +695,10 @@ def labelled(*labels: str, top: list[str] | None = None) -> Script:
 
 async def test_a_foreign_label_is_refused_for_its_item_alone() -> None:
     outcomes = Outcomes()
-    async with serving(labelled("a", "nobody", "b")) as server, remote_to(server.url, outcomes, failures=1) as remote:
-        remote._labels = frozenset({"a", "b"})
+    async with (
+        serving(labelled("a", "nobody", "b")) as server,
+        remote_to(server.url, outcomes, failures=1, labels=["a", "b"]) as remote,
+    ):
         first, second, third = await ask(remote, "x", "y", "z")
         assert not remote.breaker_open
     assert isinstance(first, RemoteAnswer)
@@ -707,17 +710,18 @@ async def test_a_foreign_label_is_refused_for_its_item_alone() -> None:
 @pytest.mark.parametrize(("shared", "opens"), [(None, False), (1, False), (0, True)])
 async def test_foreign_labels_alone_open_the_breaker_only_where_none_is_shared(shared: int | None, opens: bool) -> None:
     """Of a set that is shared in part a client can choose texts that get the rest."""
-    async with serving(labelled("nobody")) as server, remote_to(server.url, failures=1) as remote:
-        remote._labels = frozenset({"a"})
-        remote.endpoints[0].labels_shared = shared
+    async with serving(labelled("nobody")) as server, remote_to(server.url, failures=1, labels=["a"]) as remote:
+        remote.endpoints[0].wire.facts.labels_shared = shared
         with pytest.raises(ForeignLabel):
             await ask(remote)
         assert remote.breaker_open is opens
 
 
 async def test_a_foreign_label_among_the_top_is_refused_too() -> None:
-    async with serving(labelled("a", top=["a", "nobody"])) as server, remote_to(server.url) as remote:
-        remote._labels = frozenset({"a", "b"})
+    async with (
+        serving(labelled("a", top=["a", "nobody"])) as server,
+        remote_to(server.url, labels=["a", "b"]) as remote,
+    ):
         with pytest.raises(ForeignLabel):
             await ask(remote, top_k=2)
 
@@ -728,8 +732,7 @@ async def test_what_is_wrong_with_answers_is_logged_once_a_minute_and_kind(caplo
     async def script(turn: Turn) -> None:
         await turn.answer(200, bad.encode() if turn.number % 2 else outputs(["nobody"]))
 
-    async with serving(script) as server, remote_to(server.url, clock=clock) as remote:
-        remote._labels = frozenset({"a"})
+    async with serving(script) as server, remote_to(server.url, clock=clock, labels=["a"]) as remote:
         for _ in range(20):
             with pytest.raises(RemoteBadAnswer):
                 await ask(remote)
@@ -898,21 +901,17 @@ async def test_an_answer_with_many_labels_and_fields_of_its_own_is_read() -> Non
     """What a newer server may add."""
     top = [{"label": f"label {number}", "score": 0.001, "extra": [number] * 5} for number in range(150)]
     body = outputs(["a"] * 8, top=top, extra={f"field {number}": number for number in range(20)})
-    async with serving(answering(200, body)) as server:
-        limits = EndpointLimits(8, 5.0, 2**20, 1_000, 2.0)
-        remote = Pool([server.url], limits, Outcomes())
-        answers = await ask(remote, *"abcdefgh", top_k=150)
-        await remote.aclose()
-    assert len(answers[7].top) == 150
+    async with serving(answering(200, body)) as server, remote_to(server.url, max_bytes=2**20) as remote:
+        answer = (await ask(remote, *"abcdefgh", top_k=150))[7]
+    assert isinstance(answer, RemoteAnswer)
+    assert len(answer.top) == 150
 
 
 @pytest.mark.parametrize("extra", [{"probabilities": [0.001] * 150}, {"top": [{"label": "a", "score": 0.1}] * 150}])
 async def test_an_item_may_say_much_that_nobody_asked_for(extra: dict[str, object]) -> None:
     script = answering(200, outputs(["a"] * 8, **extra))
-    async with serving(script) as server:
-        remote = Pool([server.url], EndpointLimits(8, 5.0, 2**20, 1_000, 2.0), Outcomes())
+    async with serving(script) as server, remote_to(server.url, max_bytes=2**20) as remote:
         assert [answer.label for answer in await ask(remote, *"abcdefgh")] == ["a"] * 8
-        await remote.aclose()
 
 
 async def test_more_outputs_than_any_call_has_items_are_not_built() -> None:
@@ -981,9 +980,9 @@ async def test_labels_are_told_only_when_there_is_one_answer(body: object, label
     async with serving(answering(200, json.dumps(body).encode())) as server, remote_to(server.url) as remote:
         if labels is None:
             with pytest.raises(RemoteBadAnswer):
-                await remote.endpoints[0].labels()
+                await labels_of(remote)
         else:
-            assert await remote.endpoints[0].labels() == labels
+            assert await labels_of(remote) == labels
     assert server.requests[0].request_line == "GET /v1/models HTTP/1.1"
     assert server.requests[0].body == b""
 
@@ -994,7 +993,7 @@ async def test_labels_cannot_be_told_by_a_remote_that_fails(status: int) -> None
     outcomes = Outcomes()
     async with serving(answering(status)) as server, remote_to(server.url, outcomes, failures=1) as remote:
         with pytest.raises(RemoteError):
-            await remote.endpoints[0].labels()
+            await labels_of(remote)
         assert not remote.breaker_open
     assert outcomes == []
 
@@ -1003,7 +1002,7 @@ async def test_labels_cannot_be_told_by_a_remote_that_is_away() -> None:
     with refusing_url() as url:
         async with remote_to(url) as remote:
             with pytest.raises(RemoteUnavailable):
-                await remote.endpoints[0].labels()
+                await labels_of(remote)
 
 
 async def test_after_closing_calls_fail_as_unavailable() -> None:
