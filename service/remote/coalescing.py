@@ -86,8 +86,8 @@ class Coalescer:
 
     async def _together(self, ask: Ask) -> list[ItemAnswer] | None:
         loop = asyncio.get_running_loop()
-        # Rounded, since a moment passes between two calls: those under one policy have the same time.
-        kind = _Kind(ask.top_k, ask.hops, round(ask.left_s(), 2))
+        # Calls under one policy have the same time, but for the moments that have passed.
+        kind = _Kind(ask.top_k, ask.hops, round(ask.left_s(), 1))
         pack = self._open.get(kind)
         chars = sum(map(len, ask.inputs))
         if pack is None or pack.items + len(ask.inputs) > self._max_items or pack.chars + chars > PACK_CHARS:

@@ -141,6 +141,26 @@ async def test_another_failure_is_everybodys_and_nothing_is_repeated(status: int
     assert sizes(server) == [3]
 
 
+async def test_a_moment_between_two_calls_does_not_part_them() -> None:
+    async with packing_before(good) as (remote, server):
+        await asyncio.gather(ask(remote, "a"), ask(remote, "b", timeout_s=PATIENT_S - 0.03))
+    assert sizes(server) == [2]
+
+
+async def test_who_asks_again_alone_has_no_more_time_than_is_left() -> None:
+    async def script(turn: Turn) -> None:
+        if len(turn.texts) == 1:
+            await turn.classify()
+            return
+        await asyncio.sleep(0.1)  # what the pack takes is gone for those who were in it
+        await turn.answer(500)
+
+    async with packing_before(script) as (remote, server):
+        assert await asyncio.gather(ask(remote, "a"), ask(remote, "b")) == [["a"], ["b"]]
+    told_ms = [int(turn.headers["x-request-timeout-ms"]) for turn in server.requests]
+    assert max(told_ms[1:]) <= PATIENT_S * 1_000 - 100
+
+
 async def test_a_pack_is_late_for_everybody_at_once() -> None:
     async with packing_before(never) as (remote, server):
         answers = await asyncio.gather(*(ask(remote, text, timeout_s=0.2) for text in "abc"), return_exceptions=True)

@@ -20,11 +20,7 @@ from support.remotes import (
     resetting,
 )
 
-from service.errors import (
-    RemoteLimit,
-    RemoteTimeout,
-    RemoteUnavailable,
-)
+from service.errors import RemoteLimit, RemoteTimeout, RemoteUnavailable
 from service.remote.large_model import ItemAnswer, LargeModel
 
 

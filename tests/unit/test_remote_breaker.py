@@ -5,23 +5,9 @@ import logging
 
 import pytest
 from support.faulty_server import Script, Turn, outputs, serving
-from support.remotes import (
-    IMPATIENT_S,
-    Clock,
-    Outcomes,
-    answering,
-    ask,
-    never,
-    remote_to,
-)
+from support.remotes import IMPATIENT_S, Clock, Outcomes, answering, ask, never, remote_to
 
-from service.errors import (
-    BreakerOpen,
-    RemoteBadAnswer,
-    RemoteError,
-    RemoteTimeout,
-    RemoteUnavailable,
-)
+from service.errors import BreakerOpen, RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
 from service.remote.latency import ENOUGH_S
 from service.remote.pool import Pool
 

@@ -19,13 +19,7 @@ from support.remotes import (
     sending,
 )
 
-from service.errors import (
-    RemoteBadAnswer,
-    RemoteError,
-    RemoteLimit,
-    RemoteTimeout,
-    RemoteUnavailable,
-)
+from service.errors import RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
 
 # --- what stays out
 

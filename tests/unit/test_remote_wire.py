@@ -5,24 +5,9 @@ import math
 
 import pytest
 from support.faulty_server import Script, Turn, output, outputs, serving
-from support.remotes import (
-    MAX_BYTES,
-    Outcomes,
-    answering,
-    ask,
-    asking,
-    good,
-    labels_of,
-    refusing_url,
-    remote_to,
-)
+from support.remotes import MAX_BYTES, Outcomes, answering, ask, asking, good, labels_of, refusing_url, remote_to
 
-from service.errors import (
-    ForeignLabel,
-    RemoteBadAnswer,
-    RemoteError,
-    RemoteUnavailable,
-)
+from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError, RemoteUnavailable
 from service.remote.large_model import RemoteAnswer
 
 # --- what is sent, what comes back
