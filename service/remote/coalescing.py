@@ -14,7 +14,6 @@ from service.remote.large_model import Ask, Input, ItemAnswer, LargeModel
 PACKED_TEXT_CHARS = 1_024
 PACK_CHARS = 64 * 1_024
 
-
 # The inputs in their order, in parts that each fit into one body of the wire.
 Divide = Callable[[Sequence[Input]], Sequence[Sequence[Input]]]
 
@@ -24,7 +23,7 @@ class _Kind(NamedTuple):
 
     top_k: int
     hops: int
-    time_s: float
+    tenths: int  # of a second, until the deadline
 
 
 class _Waiter(NamedTuple):
@@ -42,7 +41,7 @@ class _Pack:
 
 
 class Coalescer:
-    """A remote whose calls of one turn of the event loop travel together, up to `max_items` items.
+    """A large model whose calls of one turn of the event loop travel together, up to `max_items` items.
 
     What is too much for one body, as `divide` has it, or for the server (413), goes in several calls, one after the
     other.
@@ -87,7 +86,7 @@ class Coalescer:
     async def _together(self, ask: Ask) -> list[ItemAnswer] | None:
         loop = asyncio.get_running_loop()
         # Calls under one policy have the same time, but for the moments that have passed.
-        kind = _Kind(ask.top_k, ask.hops, round(ask.left_s(), 1))
+        kind = _Kind(ask.top_k, ask.hops, tenths=int((ask.deadline - loop.time()) * 10.0 + 0.5))
         pack = self._open.get(kind)
         chars = sum(map(len, ask.inputs))
         if pack is None or pack.items + len(ask.inputs) > self._max_items or pack.chars + chars > PACK_CHARS:

@@ -67,18 +67,20 @@ class Endpoint:
         """Seconds that are left of the last 429's Retry-After."""
         return max(0.0, self._limited_until - self._clock())
 
+    def willing(self) -> bool:
+        """Whether nothing but its slots may stand against a call."""
+        return self._limited_until <= self._clock() and self.broken_s() == 0.0 and not self.wire.facts.is_self
+
     def ready(self) -> bool:
         """Whether a call could go out right now."""
-        free = self.in_flight < self._slots and not self.wire.facts.is_self
-        return free and self.broken_s() == 0.0 and self.limited_s() == 0.0
+        return self.in_flight < self._slots and self.willing()
 
     def rank(self) -> tuple[bool, int]:
         """Lower is asked sooner: first an endpoint whose probe is due, or it would never heal, then the least busy."""
         return not self._breaker.is_open, self.in_flight
 
-    def begin(self, ask: Ask) -> Visit:
+    def begin(self, ask: Ask, time_left_s: float) -> Visit:
         """A ready endpoint is called."""
-        time_left_s = ask.left_s()
         # The second is for cleaning up: a probe reports by itself, the lease is for one that cannot.
         permit = self._breaker.admit(lease_s=time_left_s + 1.0)
         assert permit is not None, "only a ready endpoint is called"

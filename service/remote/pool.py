@@ -101,6 +101,9 @@ class Pool:
 
         RemoteUnavailable if every URL leads back to this edge.
         """
+        for endpoint in self.endpoints:
+            if endpoint.willing():
+                return None
         others = [endpoint for endpoint in self.endpoints if not endpoint.wire.facts.is_self]
         if not others:
             return RemoteUnavailable("every remote URL leads back to this edge")
@@ -142,8 +145,9 @@ class Pool:
         endpoint = self._choose()
         if endpoint is None:
             raise self.refusal() or RemoteLimit("every slot to the large model is taken")
-        time_for_another_s = ask.left_s() * RETRY_SHARE
-        visit = endpoint.begin(ask)
+        time_left_s = ask.left_s()
+        time_for_another_s = time_left_s * RETRY_SHARE
+        visit = endpoint.begin(ask, time_left_s)
         attempts = 0
         try:
             while True:
@@ -162,7 +166,7 @@ class Pool:
                         raise
                     endpoint.end(visit)
                     endpoint = another.endpoint
-                    visit = endpoint.begin(ask)
+                    visit = endpoint.begin(ask, ask.left_s())
                 else:
                     endpoint.succeeded(visit)
                     return answers
@@ -181,7 +185,7 @@ class Pool:
 
     def _choose(self, besides: Endpoint | None = None) -> Endpoint | None:
         ready = [endpoint for endpoint in self.endpoints if endpoint is not besides and endpoint.ready()]
-        return min(ready, key=Endpoint.rank, default=None)
+        return min(ready, key=Endpoint.rank) if len(ready) > 1 else ready[0] if ready else None
 
     async def _attempt(self, endpoint: Endpoint, ask: Ask, *, fresh: bool) -> list[ItemAnswer]:
         request = endpoint.wire.request(ask)
