@@ -126,7 +126,7 @@ class Endpoint:
         self._breaker.withdraw(visit.permit)
 
     def _had_enough_time(self, visit: Visit) -> bool:
-        """Whether a call that is late was not given up by a client that nobody could have answered in time."""
+        """Whether a late call says something of the server: the call left it time enough, and it answers no other."""
         if not visit.ask.own_deadline:
             return True
         answers_others = self._answers > visit.answers_before

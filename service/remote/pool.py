@@ -41,8 +41,10 @@ class EndpointLimits:
 
 
 class _Attempt(NamedTuple):
+    """Where a call is tried again, and after which pause."""
+
     endpoint: Endpoint
-    pause_s: float = 0.0
+    pause_s: float
 
 
 class Pool:
@@ -78,7 +80,7 @@ class Pool:
         # One endpoint that hangs must not take the slots of the others: each has its own number, this is their sum.
         self._slots = Slots(limits.max_concurrency * len(urls), most_waiting=limits.max_concurrency)
         self._quickest = QuickestLately(clock)
-        self._acquaintances: list[asyncio.Task[None]] = []
+        self._first_contacts: list[asyncio.Task[None]] = []
 
     @property
     def breaker_open(self) -> bool:
@@ -87,7 +89,7 @@ class Pool:
 
     def start(self) -> None:
         """Let each wire get to know its server, beside the calls."""
-        self._acquaintances = [
+        self._first_contacts = [
             asyncio.create_task(endpoint.get_to_know(), name="first contact") for endpoint in self.endpoints
         ]
 
@@ -134,9 +136,9 @@ class Pool:
 
     async def aclose(self) -> None:
         """Close every connection. Calls after this raise RemoteUnavailable."""
-        for acquaintance in self._acquaintances:
-            acquaintance.cancel()
-        await asyncio.gather(*self._acquaintances, return_exceptions=True)
+        for contact in self._first_contacts:
+            contact.cancel()
+        await asyncio.gather(*self._first_contacts, return_exceptions=True)
         for endpoint in self.endpoints:
             await endpoint.aclose()
 
@@ -146,7 +148,6 @@ class Pool:
         if endpoint is None:
             raise self.refusal() or RemoteLimit("every slot to the large model is taken")
         time_left_s = ask.left_s()
-        time_for_another_s = time_left_s * RETRY_SHARE
         visit = endpoint.begin(ask, time_left_s)
         attempts = 0
         try:
@@ -155,9 +156,8 @@ class Pool:
                 try:
                     answers = await self._attempt(endpoint, ask, fresh=attempts > 1)
                 except RemoteError as error:
-                    another = self._another(endpoint, error) if attempts < ATTEMPTS else None
-                    if another is not None and ask.left_s() - another.pause_s < time_for_another_s:
-                        another = None
+                    spare_s = ask.left_s() - time_left_s * RETRY_SHARE
+                    another = self._another(endpoint, error, spare_s) if attempts < ATTEMPTS else None
                     if another is not None and another.endpoint is endpoint:
                         await asyncio.sleep(another.pause_s)
                         continue  # its breaker hears of both attempts as one
@@ -173,15 +173,14 @@ class Pool:
         finally:
             endpoint.end(visit)
 
-    def _another(self, endpoint: Endpoint, error: RemoteError) -> _Attempt | None:
-        """After a failure that may be that server's own: at another that is ready or, if it may pass, at the same."""
-        if isinstance(error, Rejected):
+    def _another(self, endpoint: Endpoint, error: RemoteError, spare_s: float) -> _Attempt | None:
+        """After a failure at that server: at another that is ready or else, if the failure may pass, at the same."""
+        if spare_s < 0.0 or isinstance(error, Rejected):
             return None
         if (other := self._choose(besides=endpoint)) is not None:
-            return _Attempt(other)
-        if isinstance(error, TransientFailure):
-            return _Attempt(endpoint, random.uniform(*RETRY_PAUSE_S))
-        return None
+            return _Attempt(other, pause_s=0.0)
+        pause_s = random.uniform(*RETRY_PAUSE_S)
+        return _Attempt(endpoint, pause_s) if isinstance(error, TransientFailure) and pause_s <= spare_s else None
 
     def _choose(self, besides: Endpoint | None = None) -> Endpoint | None:
         ready = [endpoint for endpoint in self.endpoints if endpoint is not besides and endpoint.ready()]
