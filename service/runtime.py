@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -20,17 +19,6 @@ from models.inference.classifier import Classifier as BundleClassifier
 from models.inference.classifier import load_classifier
 from service.access.budgets import RateLimits
 from service.access.keys import ApiKeys
-from service.api.status import (
-    ConsoleState,
-    DegradingStatus,
-    EndpointState,
-    EndpointStatus,
-    PolicyInForce,
-    RemoteStatus,
-    Savings,
-    Status,
-    StoreStatus,
-)
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import StartupError
@@ -66,6 +54,7 @@ class Runtime:
     role: Literal["edge", "large"]
     classifier: Classifier
     metrics: Metrics
+    settings: EdgeSettings | LargeSettings
 
     def __init__(self, settings: EdgeSettings | LargeSettings, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -92,13 +81,14 @@ class EdgeRuntime(Runtime):
 
     role = "edge"
     metrics: EdgeMetrics
+    settings: EdgeSettings
     policy: LivePolicy
 
     def __init__(self, settings: EdgeSettings, bundle: Bundle, calibration: Calibration | None) -> None:
         super().__init__(settings, bundle)
         self.settings = settings
-        self._confidence_range = _shown_range(self.threshold_range, calibration)
-        self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self._confidence_range)
+        self.confidence_range = _shown_range(self.threshold_range, calibration)
+        self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self.confidence_range)
         self.store_up = False
         self.remote: Pool
         self.forecast = Forecast(calibration, self.metrics.recent)
@@ -117,96 +107,8 @@ class EdgeRuntime(Runtime):
         self.store_up = up
         self.metrics.set_store_up(up)
 
-    def status(self) -> Status:
-        """GET /admin/v1/status."""
-        policy = self.policy.snapshot
-        expected = self.forecast.outlook(policy)
-        recent = self.metrics.recent.deferral_ratio()
-        return Status(
-            model=self.name,
-            gate_digest=self.bundle.gate_digest,
-            version=code_version(),
-            uptime_s=round(time.monotonic() - self.started_at, 3),
-            draining=self.draining,
-            policy=policy,
-            policy_store=StoreStatus(kind=self._store_kind, up=self.store_up),
-            remote=self._remote_status(),
-            degrading=self._degrading(),
-            deferral_ratio=None if math.isnan(recent) else recent,
-            expected_deferral_ratio=expected.expected_deferral_ratio,
-            expected_joint_accuracy=expected.expected_joint_accuracy,
-            runner=self.batcher.runner,
-            queue_depth=self.batcher.depth,
-        )
-
-    def console_state(self) -> ConsoleState:
-        """GET /console/state."""
-        policy, recent = self.policy.snapshot, self.metrics.recent
-        ratio = recent.deferral_ratio()
-        return ConsoleState(
-            model=self.name,
-            task=self.bundle.manifest.task,
-            score=self.bundle.manifest.score,
-            gate_digest=self.bundle.gate_digest,
-            service_version=code_version(),
-            uptime_s=round(time.monotonic() - self.started_at, 3),
-            draining=self.draining,
-            admin=self.settings.admin_token is not None,
-            guarded=self.api_keys.guarded,
-            threshold_range=self.threshold_range,
-            policy=PolicyInForce.model_validate(policy, from_attributes=True),
-            outlook=self.forecast.outlook(policy),
-            deferral_ratio=None if math.isnan(ratio) else ratio,
-            decisions=recent.decisions(),
-            savings=Savings(items=recent.ever, calls_saved=recent.accepted_ever),
-            confidence_drift=self.forecast.confidence_drift(),
-            histogram=self.forecast.histogram(*self._confidence_range),
-            breaker_open=self.remote.breaker_open,
-            degrading=self._degrading(),
-            labels=len(self.labels),
-            foreign_labels=self.settings.remote_foreign_labels,
-            endpoints=[
-                EndpointState(name=endpoint.name, breaker_open=endpoint.breaker_open, **asdict(endpoint.wire.facts))
-                for endpoint in self.remote.endpoints
-            ],
-            policy_store=self._store_kind,
-            policy_store_up=self.store_up,
-            queue_depth=self.batcher.depth,
-            trouble=self.batcher.trouble(),
-        )
-
     def meet(self, handshake: str) -> None:
         self.remote.was_asked(handshake)
-
-    @property
-    def _store_kind(self) -> str:
-        return "redis" if self.settings.redis_url else "sqlite"
-
-    def _degrading(self) -> DegradingStatus | None:
-        state = self.metrics.deferrals.degrading()
-        if state is None:
-            return None
-        seconds = round(time.monotonic() - state.since, 1)
-        return DegradingStatus(seconds=seconds, requests=state.requests, reasons=state.reasons)
-
-    def _remote_status(self) -> RemoteStatus:
-        endpoints = [
-            EndpointStatus(
-                url=endpoint.url,
-                breaker_open=endpoint.breaker_open,
-                in_flight=endpoint.in_flight,
-                **asdict(endpoint.wire.facts),
-            )
-            for endpoint in self.remote.endpoints
-        ]
-        told = [endpoint.labels_match for endpoint in endpoints if endpoint.labels_match is not None]
-        return RemoteStatus(
-            url=",".join(endpoint.url for endpoint in endpoints),
-            breaker_open=self.remote.breaker_open,
-            labels_match=all(told) if told else None,
-            foreign_labels=self.settings.remote_foreign_labels,
-            endpoints=endpoints,
-        )
 
 
 class LargeRuntime(Runtime):

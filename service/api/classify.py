@@ -21,6 +21,7 @@ from service.api.callers import GUARDED, authenticated
 from service.api.forms import FORM, Base64Files, ImageInputs, form_parameters, form_schema, is_form, read_form
 from service.api.openapi import complete
 from service.api.problems import Problem, problem_responses, refusal, unexpected
+from service.api.state import runtime_of
 from service.bounded_json import Model
 from service.cascade.cascade import MAX_HOPS, Answer, Call, Output
 from service.cascade.gate import Reason, Route
@@ -158,7 +159,7 @@ async def classify(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _classify(scope: Scope, receive: Receive) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """(body, headers) of the answer."""
-    runtime = scope["app"].state.runtime
+    runtime = runtime_of(scope)
     caller = authenticated(scope)
     runtime.rate_limits.check(caller)
     headers = headers_of(scope)
@@ -242,7 +243,7 @@ async def documented(_: Request) -> Response:
 @router.get("/v1/models", response_model=ModelList, responses=problem_responses(401, 403), openapi_extra=GUARDED)
 async def list_models(request: Request) -> ModelList:
     """The model that this service serves, its labels and its gate digest."""
-    runtime = request.app.state.runtime
+    runtime = runtime_of(request.scope)
     if (handshake := request.headers.get(HANDSHAKE)) is not None:
         runtime.meet(handshake)
     authenticated(request.scope)

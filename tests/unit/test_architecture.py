@@ -23,7 +23,7 @@ SERVICE = {
     "policy": "errors settings redis_url telemetry",
     "cascade": "errors batching remote policy telemetry",
     "images": "errors cascade",
-    "server": "errors settings access",
+    "server": "errors settings telemetry batching access",
     "runtime": "errors settings telemetry batching remote access policy cascade images server",
     "api": "errors settings bounded_json access remote policy cascade server runtime",
     "app": "errors settings server runtime api",

@@ -1,0 +1,29 @@
+"""The service that runs behind the sockets, as far as the server has to know it."""
+
+from typing import Any, Protocol
+
+from service.batching.batcher import Batcher
+from service.telemetry.metrics import Metrics
+
+
+class Running(Protocol):
+    """What has been opened at the start of the app; service.runtime makes it."""
+
+    draining: bool
+
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def batcher(self) -> Batcher[Any, Any]: ...
+
+
+def running(app: Any) -> Running:
+    """Once the app has started."""
+    found: Running = app.state.runtime
+    return found
+
+
+def running_yet(app: Any) -> Running | None:
+    """None until the app has started."""
+    found: Running | None = getattr(app.state, "runtime", None)
+    return found
