@@ -20,12 +20,10 @@ from urllib.parse import quote
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from service.errors import PolicyStoreDown, VersionMismatch
 from service.policy.document import MAX_DOCUMENT_BYTES, Policy, PolicyStore, highest_believable, read_document
-from service.redis_url import label_of, open_pool, reason_of
+from service.redis_connection import label_of, open_pool, reason_of
 from service.settings import EdgeSettings
 
 logger = logging.getLogger(__name__)
@@ -381,14 +379,7 @@ class RedisPolicyStore:
         self._subscription: PubSub | None = None
         self._woken_at = 0.0
         self._flood_told = False
-        ours = {
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
-            "retry": Retry(NoBackoff(), 0),  # LivePolicy is what tries again
-            "protocol": 2,  # replies of one shape, whatever the server
-            "decode_responses": False,
-        }
-        self._redis = Redis.from_pool(open_pool(url, ours))
+        self._redis = Redis.from_pool(open_pool(url, timeout_s))
 
     async def latest(self, name: str, gate_digest: str) -> Policy | None:
         return _first(await self.history(name, gate_digest, 1))
