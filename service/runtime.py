@@ -36,10 +36,10 @@ from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
-from service.policy.document import Policy, PolicyStore
+from service.policy.document import Policy
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
-from service.policy.store import open_policy_store
+from service.policy.store import PolicyStore, open_policy_store
 from service.remote.coalescing import PackingRemote
 from service.remote.endpoint import Endpoint
 from service.remote.http import trusted_roots

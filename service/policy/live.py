@@ -20,9 +20,9 @@ from service.policy.document import (
     Policy,
     PolicyPatch,
     PolicyReplacement,
-    PolicyStore,
     read_document,
 )
+from service.policy.store import PolicyStore
 
 logger = logging.getLogger(__name__)
 

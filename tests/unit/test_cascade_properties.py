@@ -45,7 +45,7 @@ from service.errors import (
 )
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
-from service.policy.store import SqlitePolicyStore
+from service.policy.sqlite import SqlitePolicyStore
 from service.server.intake import Intake
 from service.server.middleware import DirectRoute, RequestMiddleware
 from service.server.sites import Sites

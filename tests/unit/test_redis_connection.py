@@ -10,7 +10,7 @@ from support.certificates import Authority
 
 from service.cli import main
 from service.errors import PolicyStoreDown
-from service.policy.store import RedisPolicyStore
+from service.policy.redis import RedisPolicyStore
 from service.redis_connection import reason_of
 
 SECRET = "hush-hush"
