@@ -36,9 +36,9 @@ from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import RemoteBadAnswer, RemoteError, StartupError
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
-from service.policy.document import Policy
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
+from service.policy.operating_point import OperatingPoint
 from service.policy.store import PolicyStore, open_policy_store
 from service.remote.coalescing import PackingRemote
 from service.remote.endpoint import Endpoint
@@ -108,11 +108,11 @@ class EdgeRuntime(Runtime):
         if calibration is not None:
             self.metrics.expect_confidences(calibration.shares_up_to(self.metrics.confidence_bounds))
 
-    def on_policy(self, policy: Policy) -> None:
-        """Show a new policy in the metrics."""
-        self.metrics.threshold.set(policy.threshold)
-        self.metrics.policy_version.set(policy.version)
-        expected = self.forecast.outlook(policy)
+    def on_policy(self, point: OperatingPoint) -> None:
+        """Show in the metrics what is in force."""
+        self.metrics.threshold.set(point.threshold)
+        self.metrics.policy_version.set(point.policy_version)
+        expected = self.forecast.outlook(point)
         self.metrics.expect(expected.expected_deferral_ratio, expected.expected_joint_accuracy)
 
     def on_store_up(self, up: bool) -> None:
@@ -122,8 +122,8 @@ class EdgeRuntime(Runtime):
 
     def status(self) -> Status:
         """GET /admin/v1/status."""
-        policy = self.policy.snapshot
-        expected = self.forecast.outlook(policy)
+        point = self.policy.point
+        expected = self.forecast.outlook(point)
         recent = self.metrics.recent.deferral_ratio()
         return Status(
             model=self.name,
@@ -131,7 +131,7 @@ class EdgeRuntime(Runtime):
             version=code_version(),
             uptime_s=round(time.monotonic() - self.started_at, 3),
             draining=self.draining,
-            policy=policy,
+            policy=point.policy,
             policy_store=StoreStatus(kind=self._store_kind, up=self.store_up),
             remote=self._remote_status(),
             degrading=self._degrading(),
@@ -144,7 +144,7 @@ class EdgeRuntime(Runtime):
 
     def console_state(self) -> ConsoleState:
         """GET /console/state."""
-        policy, recent = self.policy.snapshot, self.metrics.recent
+        point, recent = self.policy.point, self.metrics.recent
         ratio = recent.deferral_ratio()
         return ConsoleState(
             model=self.name,
@@ -157,8 +157,8 @@ class EdgeRuntime(Runtime):
             admin=self.settings.admin_token is not None,
             guarded=self.api_keys.guarded,
             threshold_range=self.threshold_range,
-            policy=PolicyInForce.model_validate(policy, from_attributes=True),
-            outlook=self.forecast.outlook(policy),
+            policy=PolicyInForce.model_validate(point.policy, from_attributes=True),
+            outlook=self.forecast.outlook(point),
             deferral_ratio=None if math.isnan(ratio) else ratio,
             decisions=recent.decisions(),
             savings=Savings(items=recent.ever, calls_saved=recent.accepted_ever),

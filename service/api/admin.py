@@ -19,6 +19,7 @@ from service.errors import (
 )
 from service.policy.document import Policy, PolicyPatch, PolicyReplacement
 from service.policy.forecast import Preview
+from service.policy.operating_point import OperatingPoint
 
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 UPDATED_BY = "admin"
@@ -124,7 +125,8 @@ async def preview(request: Request) -> Preview:
     """What a change would do, on calibration data and on recent traffic. Takes what PATCH takes and changes nothing."""
     patch = parse_json(PolicyPatch, await _json_body(request))
     runtime = request.app.state.runtime
-    found: Preview = runtime.forecast.preview(runtime.policy.snapshot, runtime.policy.proposed(patch))
+    proposed = OperatingPoint.of(runtime.policy.proposed(patch))
+    found: Preview = runtime.forecast.preview(runtime.policy.point, proposed)
     return found
 
 

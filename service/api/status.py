@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from service.policy.document import Policy
+from service.policy.document import OperatorFields, Policy
 from service.policy.forecast import Histogram, Outlook
 
 
@@ -62,14 +62,10 @@ class Status(BaseModel):
     queue_depth: int
 
 
-class PolicyInForce(BaseModel):
+class PolicyInForce(OperatorFields):
     """The policy without its note and author: these are for those who have the token."""
 
     version: int
-    threshold: float
-    deferral: str
-    on_remote_failure: str
-    remote_timeout_s: float
 
 
 class EndpointState(BaseModel):

@@ -107,13 +107,20 @@ def require_next(policy: Policy, *, latest: Policy | None, expected_version: int
         raise VersionMismatch(f"Version {policy.version} is not above {highest}, the highest: read it again.")
 
 
-def require_believable(policy: Policy, label: str) -> None:
-    """What is stored must be read again, by this replica and all others."""
+def text_of(policy: Policy, label: str) -> str:
+    """The document to store, which this replica and all others will read again. Raises PolicyStoreDown."""
     if policy.version > highest_believable():
         detail = (
             f"The policy store ({label}) holds a version so high that the next one, {policy.version}, is not due yet."
         )
         raise PolicyStoreDown(detail, retry_after_s=RETRY_AFTER_S)
+    text = policy.model_dump_json()
+    if len(text.encode()) > MAX_DOCUMENT_BYTES:
+        detail = (
+            f"The policy would have more than {MAX_DOCUMENT_BYTES:,} bytes, with what later releases have put there."
+        )
+        raise PolicyStoreDown(detail)
+    return text
 
 
 def first(policies: list[Policy]) -> Policy | None:

@@ -24,8 +24,8 @@ from service.policy.reading import (
     DocumentReader,
     Reading,
     first,
-    require_believable,
     require_next,
+    text_of,
 )
 from service.redis_connection import label_of, open_pool, reason_of
 
@@ -84,7 +84,7 @@ class RedisPolicyStore:
             return await self._history(redis, name, gate_digest.encode(), limit)
 
     async def append(self, name: str, policy: Policy, *, expected_version: int | None) -> None:
-        require_believable(policy, self._label)
+        text = text_of(policy, self._label)
         index, gate, gate_digest = _index_key(name), _gate_key(name, policy.gate_digest), policy.gate_digest.encode()
         async with self._connected() as redis, redis.pipeline() as transaction:
             # Before the watch, as it removes unreadable members. Who writes to this gate in between makes the claim
@@ -98,7 +98,7 @@ class RedisPolicyStore:
             transaction.multi()  # type: ignore[no-untyped-call]  # redis leaves it untyped
             for key in strangers:
                 transaction.rename(key, f"{key}:unreadable")
-            transaction.zadd(gate, {policy.model_dump_json(): policy.version})
+            transaction.zadd(gate, {text: policy.version})
             if len(kept) == VERSIONS_KEPT - 1:
                 transaction.zremrangebyscore(gate, "-inf", f"({kept[-1].version}")
             transaction.zadd(index, {policy.gate_digest: policy.version})

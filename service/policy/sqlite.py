@@ -17,8 +17,8 @@ from service.policy.reading import (
     DocumentReader,
     Reading,
     first,
-    require_believable,
     require_next,
+    text_of,
 )
 
 BUSY_TIMEOUT_S = 2.0
@@ -176,7 +176,7 @@ class SqlitePolicyStore:
             self._documents.report(f"impossible {name}".encode(), f"bundle {name!r}: it has versions that cannot be")
 
     def _append(self, database: sqlite3.Connection, name: str, policy: Policy, expected_version: int | None) -> None:
-        require_believable(policy, self._label)
+        text = text_of(policy, self._label)
         gate = (name, policy.gate_digest)
         # Removes unreadable entries, a good many perhaps, before anybody is locked out. Who writes to this gate in
         # between makes the claim below a false one.
@@ -186,7 +186,7 @@ class SqlitePolicyStore:
             require_next(
                 policy, latest=latest, expected_version=expected_version, highest=self._highest(database, name)
             )
-            database.execute(_INSERT, (*gate, policy.version, policy.model_dump_json()))
+            database.execute(_INSERT, (*gate, policy.version, text))
             if len(kept) == VERSIONS_KEPT - 1:
                 database.execute(_TRIM, (*gate, kept[-1].version))
 

@@ -32,7 +32,8 @@ class PolicyStore(Protocol):
 
         Raises VersionMismatch unless `expected_version` is what `latest` would answer (None: nothing yet) and
         `policy.version` is above every believable version of this bundle name, so that two writers never share a
-        number; PolicyStoreDown for a version that would not be believed.
+        number; PolicyStoreDown for a document that would not be read again: too long, or of a
+        version that nobody believes.
         """
 
     async def get(self, name: str, gate_digest: str, version: int) -> Policy | None:

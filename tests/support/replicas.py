@@ -36,7 +36,7 @@ class Replica(LivePolicy):
             threshold_range=(0.0, 1.0),
             last_good_path=last_good_path,
             poll_s=poll_s,
-            on_change=self.changes.append,
+            on_change=lambda point: self.changes.append(point.policy),
             on_store_up=self.health.append,
         )
 

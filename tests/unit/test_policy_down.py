@@ -263,9 +263,9 @@ class TestStoreFailsLater:
         self, open_store: Callable[[], PolicyStore], caplog: pytest.LogCaptureFixture
     ) -> None:
         async with replica(open_store()) as one, replica(open_store()) as two:
-            two._on_change = lambda policy: [][policy.version]
+            two._on_change = lambda point: [][point.policy_version]
             await one.set(threshold=0.7)
             await eventually(lambda: "Following the policy store failed" in caplog.text)
-            two._on_change = two.changes.append
+            two._on_change = lambda point: two.changes.append(point.policy)
             policy = await one.set(threshold=0.8)
             await eventually(lambda: two.changes[-1] == policy)

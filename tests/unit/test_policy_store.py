@@ -52,7 +52,7 @@ class TestContract:
             a_policy(2).model_dump_json().replace("0.25", '"0.5"').encode(),
             a_policy(3).model_dump_json().encode(),
             a_policy(2, "gate-b").model_dump_json().encode(),
-            a_policy(2).model_dump_json()[:-1].encode() + b', "from_the_future": 1}',
+            a_policy(2).model_dump_json()[:-1].encode() + b', "from_the_future": [NaN]}',
             a_policy(2).model_dump_json().replace("2026-01-02T00:00:00Z", "0001-01-01T00:00:00+14:00").encode(),
             a_policy(2).model_dump_json()[:-1].encode() + b', "a": 1' * MAX_DOCUMENT_BYTES + b"}",
         ],
@@ -68,7 +68,7 @@ class TestContract:
             assert await store.newest("bundle") == a_policy(1)
         assert await store.get("bundle", "gate-a", 2) is None
         assert [record.levelname for record in caplog.records if "Unreadable" in record.message] == ["WARNING"]
-        assert 'from_the_future": 1' not in caplog.text
+        assert "from_the_future" not in caplog.text
 
         version = await store.next_version("bundle")
         await store.append("bundle", a_policy(version), expected_version=1)
