@@ -24,10 +24,10 @@ from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
 from service.errors import StartupError
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
-from service.policy.document import Policy, PolicyStore
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
-from service.policy.store import open_policy_store
+from service.policy.operating_point import OperatingPoint
+from service.policy.store import PolicyStore, open_policy_store
 from service.remote.coalescing import Coalescer
 from service.remote.gatekeeper_wire import GatekeeperWire, divided
 from service.remote.http import trusted_roots
@@ -95,11 +95,11 @@ class EdgeRuntime(Runtime):
         if calibration is not None:
             self.metrics.expect_confidences(calibration.shares_up_to(self.metrics.confidence_bounds))
 
-    def on_policy(self, policy: Policy) -> None:
-        """Show a new policy in the metrics."""
-        self.metrics.threshold.set(policy.threshold)
-        self.metrics.policy_version.set(policy.version)
-        expected = self.forecast.outlook(policy)
+    def on_policy(self, point: OperatingPoint) -> None:
+        """Show in the metrics what is in force."""
+        self.metrics.threshold.set(point.threshold)
+        self.metrics.policy_version.set(point.policy_version)
+        expected = self.forecast.outlook(point)
         self.metrics.expect(expected.expected_deferral_ratio, expected.expected_joint_accuracy)
 
     def on_store_up(self, up: bool) -> None:

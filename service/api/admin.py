@@ -20,6 +20,7 @@ from service.errors import (
 )
 from service.policy.document import Policy, PolicyPatch, PolicyReplacement
 from service.policy.forecast import Preview
+from service.policy.operating_point import OperatingPoint
 
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 UPDATED_BY = "admin"
@@ -125,7 +126,8 @@ async def preview(request: Request) -> Preview:
     """What a change would do, on calibration data and on recent traffic. Takes what PATCH takes and changes nothing."""
     patch = parse_json(PolicyPatch, await _json_body(request))
     runtime = edge_of(request.scope)
-    return runtime.forecast.preview(runtime.policy.snapshot, runtime.policy.proposed(patch))
+    proposed = OperatingPoint.of(runtime.policy.proposed(patch))
+    return runtime.forecast.preview(runtime.policy.point, proposed)
 
 
 @router.get("/status")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, Field
 
-from service.policy.document import Policy
+from service.policy.document import OperatorFields, Policy
 from service.policy.forecast import Histogram, Outlook
 from service.runtime import EdgeRuntime, code_version
 
@@ -67,14 +67,10 @@ class Status(BaseModel):
     queue_depth: int
 
 
-class PolicyInForce(BaseModel):
+class PolicyInForce(OperatorFields):
     """The policy without its note and author: these are for those who have the token."""
 
     version: int
-    threshold: float
-    deferral: str
-    on_remote_failure: str
-    remote_timeout_s: float
 
 
 class EndpointState(BaseModel):
@@ -128,8 +124,8 @@ class ConsoleState(BaseModel):
 
 def replica_status(runtime: EdgeRuntime) -> Status:
     """GET /admin/v1/status."""
-    policy = runtime.policy.snapshot
-    expected = runtime.forecast.outlook(policy)
+    point = runtime.policy.point
+    expected = runtime.forecast.outlook(point)
     recent = runtime.metrics.recent.deferral_ratio()
     return Status(
         model=runtime.name,
@@ -137,7 +133,7 @@ def replica_status(runtime: EdgeRuntime) -> Status:
         version=code_version(),
         uptime_s=round(time.monotonic() - runtime.started_at, 3),
         draining=runtime.draining,
-        policy=policy,
+        policy=point.policy,
         policy_store=StoreStatus(kind=_store_kind(runtime), up=runtime.store_up),
         remote=_remote(runtime),
         degrading=_degrading(runtime),
@@ -151,7 +147,7 @@ def replica_status(runtime: EdgeRuntime) -> Status:
 
 def console_state(runtime: EdgeRuntime) -> ConsoleState:
     """GET /console/state."""
-    policy, recent = runtime.policy.snapshot, runtime.metrics.recent
+    point, recent = runtime.policy.point, runtime.metrics.recent
     ratio = recent.deferral_ratio()
     return ConsoleState(
         model=runtime.name,
@@ -164,8 +160,8 @@ def console_state(runtime: EdgeRuntime) -> ConsoleState:
         admin=runtime.settings.admin_token is not None,
         guarded=runtime.api_keys.guarded,
         threshold_range=runtime.threshold_range,
-        policy=PolicyInForce.model_validate(policy, from_attributes=True),
-        outlook=runtime.forecast.outlook(policy),
+        policy=PolicyInForce.model_validate(point.policy, from_attributes=True),
+        outlook=runtime.forecast.outlook(point),
         deferral_ratio=None if math.isnan(ratio) else ratio,
         decisions=recent.decisions(),
         savings=Savings(items=recent.ever, calls_saved=recent.accepted_ever),

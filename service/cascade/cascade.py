@@ -131,12 +131,12 @@ class Cascade:
 
         Raises Overloaded, Expired or ModelFailed for the whole request; LargeModelFailed under the policy `fail`.
         """
-        policy = self._policy.snapshot
-        threshold = policy.threshold if call.threshold is None else call.threshold
+        point = self._policy.point
+        threshold = point.threshold if call.threshold is None else call.threshold
         batched = await _batched(self._batcher, call, disconnected)
         predictions = _whole(batched.results)
         decisions = [
-            decide(prediction.confidence, threshold=threshold, deferral=policy.deferral, route=call.route)
+            decide(prediction.confidence, threshold=threshold, deferral=point.deferral, route=call.route)
             for prediction in predictions
         ]
         deferred = [position for position, decision in enumerate(decisions) if decision.defer]
@@ -148,13 +148,13 @@ class Cascade:
         failure: LargeModelFailed | None = None
         if deferred:
             began = time.monotonic()
-            failure = await self._defer(call, policy, outputs, deferred, decisions, disconnected)
+            failure = await self._defer(call, point.policy, outputs, deferred, decisions, disconnected)
             timings["remote"] = time.monotonic() - began
         for output in outputs:
             self._metrics.count_item(output.decision, output.reason, call.override, output.confidence)
         if failure is not None:
             raise failure
-        return Answer(outputs, policy.version, threshold, timings)
+        return Answer(outputs, point.policy_version, threshold, timings)
 
     def _accepted(self, prediction: Prediction, decision: Decision, call: Call) -> Output:
         small = Scored(self._labels[prediction.label], prediction.score)

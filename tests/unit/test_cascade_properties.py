@@ -45,7 +45,8 @@ from service.errors import (
 )
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
-from service.policy.store import SqlitePolicyStore
+from service.policy.operating_point import OperatingPoint
+from service.policy.sqlite import SqlitePolicyStore
 from service.server.intake import Intake
 from service.server.middleware import DirectRoute, RequestMiddleware
 from service.server.sites import Sites
@@ -230,15 +231,16 @@ class Stage:
             on_change=lambda _: None,
             on_store_up=lambda _: None,
         )
-        policy.snapshot = Policy(
+        wished = Policy(
             version=7,
             gate_digest="gate-a",
-            threshold=world.threshold,
-            deferral=world.deferral,
+            threshold=0.5,
             on_remote_failure=world.on_remote_failure,
             updated_at=datetime.now(UTC),
             updated_by="test",
         )
+        # In force is another point than the one that is wished: the gate stands at the former.
+        policy.point = OperatingPoint(world.threshold, world.deferral, wished.version, "controller", wished)
         self.cascade = Cascade(LABELS, self.batcher, policy, self.remote, self.metrics)
 
     def prepare(self, number: int) -> tuple[Plan, list[str], Script]:
