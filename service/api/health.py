@@ -30,7 +30,7 @@ async def livez(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """200 while this replica wants traffic; 503 from SIGTERM on, and while its model hangs or is dead."""
     runtime = runtime_of(request.scope)
-    if runtime.draining:
+    if runtime.lifecycle.draining:
         return PlainTextResponse("stopping\n", 503)
     if (trouble := runtime.batcher.trouble()) is not None:
         return PlainTextResponse(f"{trouble}\n", 503)

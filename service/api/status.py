@@ -126,15 +126,15 @@ def replica_status(runtime: EdgeRuntime) -> Status:
     """GET /admin/v1/status."""
     point = runtime.policy.point
     expected = runtime.forecast.outlook(point)
-    recent = runtime.metrics.recent.deferral_ratio()
+    recent = runtime.recent.deferral_ratio()
     return Status(
         model=runtime.name,
         gate_digest=runtime.bundle.gate_digest,
         version=code_version(),
-        uptime_s=round(time.monotonic() - runtime.started_at, 3),
-        draining=runtime.draining,
+        uptime_s=round(runtime.lifecycle.uptime_s(), 3),
+        draining=runtime.lifecycle.draining,
         policy=point.policy,
-        policy_store=StoreStatus(kind=_store_kind(runtime), up=runtime.store_up),
+        policy_store=StoreStatus(kind=_store_kind(runtime), up=runtime.policy.store_up),
         remote=_remote(runtime),
         degrading=_degrading(runtime),
         deferral_ratio=None if math.isnan(recent) else recent,
@@ -147,7 +147,7 @@ def replica_status(runtime: EdgeRuntime) -> Status:
 
 def console_state(runtime: EdgeRuntime) -> ConsoleState:
     """GET /console/state."""
-    point, recent = runtime.policy.point, runtime.metrics.recent
+    point, recent = runtime.policy.point, runtime.recent
     ratio = recent.deferral_ratio()
     return ConsoleState(
         model=runtime.name,
@@ -155,8 +155,8 @@ def console_state(runtime: EdgeRuntime) -> ConsoleState:
         score=runtime.bundle.manifest.score,
         gate_digest=runtime.bundle.gate_digest,
         service_version=code_version(),
-        uptime_s=round(time.monotonic() - runtime.started_at, 3),
-        draining=runtime.draining,
+        uptime_s=round(runtime.lifecycle.uptime_s(), 3),
+        draining=runtime.lifecycle.draining,
         admin=runtime.settings.admin_token is not None,
         guarded=runtime.api_keys.guarded,
         threshold_range=runtime.threshold_range,
@@ -176,7 +176,7 @@ def console_state(runtime: EdgeRuntime) -> ConsoleState:
             for endpoint in runtime.remote.endpoints
         ],
         policy_store=_store_kind(runtime),
-        policy_store_up=runtime.store_up,
+        policy_store_up=runtime.policy.store_up,
         queue_depth=runtime.batcher.depth,
         trouble=runtime.batcher.trouble(),
     )
@@ -187,7 +187,7 @@ def _store_kind(runtime: EdgeRuntime) -> str:
 
 
 def _degrading(runtime: EdgeRuntime) -> DegradingStatus | None:
-    state = runtime.metrics.deferrals.degrading()
+    state = runtime.deferrals.degrading()
     if state is None:
         return None
     seconds = round(time.monotonic() - state.since, 1)

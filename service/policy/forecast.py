@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from service.policy.operating_point import OperatingPoint
-from service.telemetry.metrics import RecentItems
+from service.telemetry.recent import RecentItems
 
 BINS = 40
 Z_95 = 1.959964

@@ -75,6 +75,11 @@ class LivePolicy:
         """The policy behind the operating point."""
         return self.point.policy
 
+    @property
+    def store_up(self) -> bool:
+        """Whether the store answers."""
+        return self._store_up is True
+
     async def start(self) -> None:
         """Takes up the policy and begins to follow the store; a store that is down costs its own timeout."""
         last_good = self._last_good.load()

@@ -65,7 +65,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].extend(answer_headers(scope))
-                if service.draining:  # a kept-alive client would find its connection closed in the middle of a send
+                if service.lifecycle.draining:
+                    # A kept-alive client would find its connection closed in the middle of a send.
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 

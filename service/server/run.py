@@ -125,7 +125,9 @@ def _connections(app: FastAPI, settings: EdgeSettings | LargeSettings) -> Connec
 
     def overloaded() -> int | None:
         service = running(app)
-        return service.batcher.retry_after_s() if service.batcher.overloaded() and not service.draining else None
+        if service.lifecycle.draining or not service.batcher.overloaded():
+            return None
+        return service.batcher.retry_after_s()
 
     def count_shed() -> None:
         running(app).metrics.count_shed()
@@ -184,7 +186,7 @@ class _DrainingServer(uvicorn.Server):
             self.should_exit = self.force_exit = True
         elif self._signals == 1:
             logger.info("draining", extra={"drain_s": self._drain_s})
-            running(self._app).draining = True
+            running(self._app).lifecycle.draining = True
             self._loop.call_later(self._drain_s, self._end_window)
         else:
             self._end_window()

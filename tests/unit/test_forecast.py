@@ -11,7 +11,7 @@ from models.bundle import Calibration
 from service.policy.document import Policy
 from service.policy.forecast import BINS, Forecast
 from service.policy.operating_point import OperatingPoint
-from service.telemetry.metrics import RecentItems
+from service.telemetry.recent import RecentItems
 
 
 def point(threshold: float, deferral: Literal["on", "off"] = "on", version: int = 1) -> OperatingPoint:
