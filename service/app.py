@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import admin, classify, console, docs, health
+from service.api import admin, classify, console, docs, health, openapi
 from service.api.problems import install_problems, refusal
 from service.api.shared import SharedDocument
 from service.errors import StartupError
@@ -102,5 +102,5 @@ def _create(
     app.state.has_console = False
     app.include_router(docs.router)
     app.mount(docs.FILES, docs.Files())
-    classify.add_schemas(app)
+    openapi.add_schemas(app)
     return app

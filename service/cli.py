@@ -194,9 +194,9 @@ def _settings(kind: type[Settings], arguments: argparse.Namespace, flags: tuple[
 def _check_access(settings: EdgeSettings | LargeSettings, variable: str) -> None:
     """They are read again at the end of the start; bad ones are told before torch is loaded. Raises StartupError."""
     if settings.redis_url is not None:
-        from service.redis_url import open_pool
+        from service.redis_connection import open_pool
 
-        open_pool(str(settings.redis_url), {})
+        open_pool(str(settings.redis_url), timeout_s=1.0)  # connects to nothing
     ApiKeys(settings.api_keys, settings.api_keys_file, source=variable, on_names=lambda _: None)
 
 

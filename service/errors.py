@@ -1,5 +1,6 @@
 """Every error that this service raises on purpose. Foreign errors are translated where they enter
-(policy_store.py, rate_limits.py, remote.py, batcher.py) and leave as problem+json (RFC 9457) in api/problems.py.
+(access/, batching/runner.py, images/reader.py, policy/, redis_connection.py, remote/http.py) and leave as problem+json
+(RFC 9457) in api/problems.py.
 
     GatekeeperError
     ├── StartupError               one line for a person; the process does not start
@@ -37,11 +38,9 @@
         └── DeadlineExceeded       the client's own x-request-timeout-ms has run out
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-RemoteReason = Literal[
-    "remote_unavailable", "remote_timeout", "remote_bad_answer", "breaker_open", "remote_limit", "deadline"
-]
+from service.outcomes import RemoteReason
 
 
 class GatekeeperError(Exception):

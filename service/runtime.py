@@ -1,57 +1,50 @@
-"""Composition root: what one process is made of, opened in order and closed in reverse. Nobody else builds these."""
+"""Composition root: what one process is made of, opened in order and closed in reverse. Nobody else builds these.
+
+First the parts, then one frozen runtime of them.
+"""
 
 import asyncio
 import logging
 import math
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 
 from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, Calibration, load_bundle
 from models.errors import BundleError
-from models.inference.classifier import Classifier as BundleClassifier
-from models.inference.classifier import load_classifier
+from models.inference.classifier import Classifier, Prediction, load_classifier
 from service.access.budgets import RateLimits
 from service.access.keys import ApiKeys
-from service.api.status import (
-    ConsoleState,
-    DegradingStatus,
-    EndpointState,
-    EndpointStatus,
-    PolicyInForce,
-    RemoteStatus,
-    Savings,
-    Status,
-    StoreStatus,
-)
 from service.batching.batcher import Batcher, BatchLimits
-from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
+from service.batching.probe import INLINE_BELOW_S, INLINE_LONGEST_S, batch_items, worst_item_s
+from service.cascade.call import Answerer
+from service.cascade.cascade import Cascade, Ungated
+from service.cascade.drafts import BatchedModel
 from service.errors import StartupError
-from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
+from service.images.decoder import DecodeLimits, Decoder, DecodingFirst
 from service.images.reader import ImageReader
-from service.policy.document import Policy, PolicyStore
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
-from service.policy.store import open_policy_store
+from service.policy.operating_point import OperatingPoint
+from service.policy.store import PolicyStore, open_policy_store
 from service.remote.coalescing import Coalescer
 from service.remote.gatekeeper_wire import GatekeeperWire, divided
 from service.remote.http import trusted_roots
 from service.remote.pool import EndpointLimits, Pool
 from service.server.intake import Intake
+from service.server.running import Lifecycle
 from service.settings import EdgeSettings, LargeSettings
 from service.telemetry.metrics import EdgeMetrics, Metrics
+from service.telemetry.outage import Deferrals
+from service.telemetry.recent import RecentItems
 
 logger = logging.getLogger(__name__)
 
-INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
-INLINE_LONGEST_S = 0.05  # nothing may keep the event loop for longer
 WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 MIB = 1024 * 1024
 # Of one body, and of all on their way: with four clients that send as much as they may, a service stays within a
@@ -60,164 +53,69 @@ BODY_BYTES = {"text-classification": 4 * MIB, "image-classification": 16 * MIB}
 RECEIVE_BYTES = {"text-classification": 64 * MIB, "image-classification": 32 * MIB}
 
 
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What both services have: a bundle, its model behind a batcher, metrics."""
+    """What both services have: a bundle, its model behind a batcher, and what answers a call."""
 
-    role: Literal["edge", "large"]
-    classifier: Classifier
+    role: ClassVar[Literal["edge", "large"]]
+
+    settings: EdgeSettings | LargeSettings
+    bundle: Bundle
     metrics: Metrics
+    batcher: Batcher[Any, Prediction]
+    decoder: Decoder | None  # there where the model takes images
+    answerer: Answerer
+    api_keys: ApiKeys
+    rate_limits: RateLimits
+    intake: Intake
+    max_body_bytes: int
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
 
-    def __init__(self, settings: EdgeSettings | LargeSettings, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self.name = bundle.manifest.name
-        self.labels = bundle.manifest.labels
-        self.threshold_range = SCORE_RANGES[bundle.manifest.score]
-        self.draining = False
-        self.started_at = time.monotonic()
-        self.batcher: Batcher[Any, Prediction]
-        self.api_keys: ApiKeys
-        self.rate_limits: RateLimits
-        self.decoder: Decoder | None = None  # there where the model takes images
-        self.max_body_bytes = settings.max_body_bytes or BODY_BYTES[bundle.manifest.task]
-        receive_bytes = settings.max_receive_bytes or RECEIVE_BYTES[bundle.manifest.task]
-        # One body of the greatest length must always fit.
-        self.intake = Intake(max(receive_bytes, self.max_body_bytes))
+    @cached_property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.bundle.manifest.name
 
-    def meet(self, handshake: str) -> None:
+    @cached_property
+    def labels(self) -> Sequence[str]:
+        """In the order of the model's outputs."""
+        return self.bundle.manifest.labels
+
+    @cached_property
+    def threshold_range(self) -> tuple[float, float]:
+        """(low, high) of the bundle's score, inclusive."""
+        return SCORE_RANGES[self.bundle.manifest.score]
+
+    def was_asked(self, handshake: str) -> None:
         """Another edge, or this one itself, has asked for the labels."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class EdgeRuntime(Runtime):
     """The edge: a cascade under a policy."""
 
     role = "edge"
+
+    settings: EdgeSettings
     metrics: EdgeMetrics
     policy: LivePolicy
+    remote: Pool
+    forecast: Forecast
+    recent: RecentItems
+    deferrals: Deferrals
+    confidence_range: tuple[float, float]
 
-    def __init__(self, settings: EdgeSettings, bundle: Bundle, calibration: Calibration | None) -> None:
-        super().__init__(settings, bundle)
-        self.settings = settings
-        self._confidence_range = _shown_range(self.threshold_range, calibration)
-        self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self._confidence_range)
-        self.store_up = False
-        self.remote: Pool
-        self.forecast = Forecast(calibration, self.metrics.recent)
-        if calibration is not None:
-            self.metrics.expect_confidences(calibration.shares_up_to(self.metrics.confidence_bounds))
-
-    def on_policy(self, policy: Policy) -> None:
-        """Show a new policy in the metrics."""
-        self.metrics.threshold.set(policy.threshold)
-        self.metrics.policy_version.set(policy.version)
-        expected = self.forecast.outlook(policy)
-        self.metrics.expect(expected.expected_deferral_ratio, expected.expected_joint_accuracy)
-
-    def on_store_up(self, up: bool) -> None:
-        """Show whether the policy store answers."""
-        self.store_up = up
-        self.metrics.set_store_up(up)
-
-    def status(self) -> Status:
-        """GET /admin/v1/status."""
-        policy = self.policy.snapshot
-        expected = self.forecast.outlook(policy)
-        recent = self.metrics.recent.deferral_ratio()
-        return Status(
-            model=self.name,
-            gate_digest=self.bundle.gate_digest,
-            version=code_version(),
-            uptime_s=round(time.monotonic() - self.started_at, 3),
-            draining=self.draining,
-            policy=policy,
-            policy_store=StoreStatus(kind=self._store_kind, up=self.store_up),
-            remote=self._remote_status(),
-            degrading=self._degrading(),
-            deferral_ratio=None if math.isnan(recent) else recent,
-            expected_deferral_ratio=expected.expected_deferral_ratio,
-            expected_joint_accuracy=expected.expected_joint_accuracy,
-            runner=self.batcher.runner,
-            queue_depth=self.batcher.depth,
-        )
-
-    def console_state(self) -> ConsoleState:
-        """GET /console/state."""
-        policy, recent = self.policy.snapshot, self.metrics.recent
-        ratio = recent.deferral_ratio()
-        return ConsoleState(
-            model=self.name,
-            task=self.bundle.manifest.task,
-            score=self.bundle.manifest.score,
-            gate_digest=self.bundle.gate_digest,
-            service_version=code_version(),
-            uptime_s=round(time.monotonic() - self.started_at, 3),
-            draining=self.draining,
-            admin=self.settings.admin_token is not None,
-            guarded=self.api_keys.guarded,
-            threshold_range=self.threshold_range,
-            policy=PolicyInForce.model_validate(policy, from_attributes=True),
-            outlook=self.forecast.outlook(policy),
-            deferral_ratio=None if math.isnan(ratio) else ratio,
-            decisions=recent.decisions(),
-            savings=Savings(items=recent.ever, calls_saved=recent.accepted_ever),
-            confidence_drift=self.forecast.confidence_drift(),
-            histogram=self.forecast.histogram(*self._confidence_range),
-            breaker_open=self.remote.breaker_open,
-            degrading=self._degrading(),
-            labels=len(self.labels),
-            foreign_labels=self.settings.remote_foreign_labels,
-            endpoints=[
-                EndpointState(name=endpoint.name, breaker_open=endpoint.breaker_open, **asdict(endpoint.wire.facts))
-                for endpoint in self.remote.endpoints
-            ],
-            policy_store=self._store_kind,
-            policy_store_up=self.store_up,
-            queue_depth=self.batcher.depth,
-            trouble=self.batcher.trouble(),
-        )
-
-    def meet(self, handshake: str) -> None:
+    def was_asked(self, handshake: str) -> None:
         self.remote.was_asked(handshake)
 
-    @property
-    def _store_kind(self) -> str:
-        return "redis" if self.settings.redis_url else "sqlite"
 
-    def _degrading(self) -> DegradingStatus | None:
-        state = self.metrics.deferrals.degrading()
-        if state is None:
-            return None
-        seconds = round(time.monotonic() - state.since, 1)
-        return DegradingStatus(seconds=seconds, requests=state.requests, reasons=state.reasons)
-
-    def _remote_status(self) -> RemoteStatus:
-        endpoints = [
-            EndpointStatus(
-                url=endpoint.url,
-                breaker_open=endpoint.breaker_open,
-                in_flight=endpoint.in_flight,
-                **asdict(endpoint.wire.facts),
-            )
-            for endpoint in self.remote.endpoints
-        ]
-        told = [endpoint.labels_match for endpoint in endpoints if endpoint.labels_match is not None]
-        return RemoteStatus(
-            url=",".join(endpoint.url for endpoint in endpoints),
-            breaker_open=self.remote.breaker_open,
-            labels_match=all(told) if told else None,
-            foreign_labels=self.settings.remote_foreign_labels,
-            endpoints=endpoints,
-        )
-
-
+@dataclass(frozen=True, kw_only=True)
 class LargeRuntime(Runtime):
     """The large-model service: one model, no gate."""
 
     role = "large"
 
-    def __init__(self, settings: LargeSettings, bundle: Bundle) -> None:
-        super().__init__(settings, bundle)
-        self.settings = settings
-        self.metrics = Metrics(self.name, bundle.gate_digest, code_version(), _shown_range(self.threshold_range, None))
+    settings: LargeSettings
 
 
 @asynccontextmanager
@@ -225,109 +123,222 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
     """Everything of the edge, closed in reverse order. Raises StartupError."""
     bundle, model = _load(settings)
     try:
-        runtime = EdgeRuntime(settings, bundle, bundle.read_calibration())
+        calibration = bundle.read_calibration()
     except BundleError as error:
         raise StartupError(str(error)) from error
     if CALIBRATION not in bundle.manifest.files:
         logger.warning("the bundle is not calibrated: its threshold is a guess; run `gatekeeper calibrate`")
+    recent, deferrals = RecentItems(), Deferrals()
+    forecast = Forecast(calibration, recent)
+    confidence_range = _shown_range(bundle, calibration)
+    metrics = EdgeMetrics(bundle.manifest.name, bundle.gate_digest, code_version(), confidence_range, recent, deferrals)
+    if calibration is not None:
+        metrics.expect_confidences(calibration.shares_up_to(metrics.confidence_bounds))
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_guard(settings, runtime, "GATEKEEPER_API_KEYS"))
-        runtime.batcher = _batcher(settings, bundle, model, runtime.metrics)
-        stack.push_async_callback(runtime.batcher.aclose)
+        keys, budgets = await _open_guard(stack, settings, EdgeRuntime.role, bundle, metrics)
+        max_body_bytes, intake = _intake(settings, bundle)
+        batcher = _open_batcher(stack, settings, bundle, model, metrics)
+        decoder = _open_decoder(stack, settings, model, max_body_bytes)
         store = open_policy_store(settings)
         stack.push_async_callback(store.close)
-        runtime.policy = _live_policy(settings, runtime, store)
-        stack.push_async_callback(runtime.policy.close)
-        await runtime.policy.start()
-        runtime.remote = remote = _remote(settings, runtime.metrics, runtime.labels)
+        policy = _live_policy(settings, bundle, store, metrics, forecast)
+        stack.push_async_callback(policy.close)
+        await policy.start()
+        remote = _remote(settings, metrics, bundle.manifest.labels)
         stack.push_async_callback(remote.aclose)
-        runtime.metrics.watch_breaker(lambda: remote.breaker_open)
-        divide = partial(divided, max_bytes=runtime.max_body_bytes)
+        metrics.watch_breaker(lambda: remote.breaker_open)
+        divide = partial(divided, max_bytes=max_body_bytes)
         coalescer = Coalescer(remote, settings.remote_max_items, divide)
-        runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, coalescer, runtime.metrics)
-        _decode_first(runtime, settings, model, stack)
+        listeners = (metrics.on_settled, recent.on_settled, deferrals.on_settled)
+        cascade = Cascade(BatchedModel(batcher), policy, coalescer, listeners)
         remote.start()
-        yield runtime
+        yield EdgeRuntime(
+            settings=settings,
+            bundle=bundle,
+            metrics=metrics,
+            batcher=batcher,
+            decoder=decoder,
+            answerer=cascade if decoder is None else DecodingFirst(decoder, cascade),
+            api_keys=keys,
+            rate_limits=budgets,
+            intake=intake,
+            max_body_bytes=max_body_bytes,
+            policy=policy,
+            remote=remote,
+            forecast=forecast,
+            recent=recent,
+            deferrals=deferrals,
+            confidence_range=confidence_range,
+        )
 
 
 @asynccontextmanager
 async def open_large(settings: LargeSettings) -> AsyncIterator[LargeRuntime]:
     """Everything of the large-model service. Raises StartupError."""
     bundle, model = _load(settings)
-    runtime = LargeRuntime(settings, bundle)
+    metrics = Metrics(bundle.manifest.name, bundle.gate_digest, code_version(), _shown_range(bundle, None))
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_guard(settings, runtime, "GATEKEEPER_LARGE_API_KEYS"))
-        runtime.batcher = _batcher(settings, bundle, model, runtime.metrics)
-        stack.push_async_callback(runtime.batcher.aclose)
-        runtime.classifier = LargeModel(runtime.labels, runtime.batcher, runtime.metrics)
-        _decode_first(runtime, settings, model, stack)
-        yield runtime
+        keys, budgets = await _open_guard(stack, settings, LargeRuntime.role, bundle, metrics)
+        max_body_bytes, intake = _intake(settings, bundle)
+        batcher = _open_batcher(stack, settings, bundle, model, metrics)
+        decoder = _open_decoder(stack, settings, model, max_body_bytes)
+        ungated = Ungated(BatchedModel(batcher), (metrics.on_settled,))
+        yield LargeRuntime(
+            settings=settings,
+            bundle=bundle,
+            metrics=metrics,
+            batcher=batcher,
+            decoder=decoder,
+            answerer=ungated if decoder is None else DecodingFirst(decoder, ungated),
+            api_keys=keys,
+            rate_limits=budgets,
+            intake=intake,
+            max_body_bytes=max_body_bytes,
+        )
 
 
-def _decode_first(
-    runtime: Runtime, settings: EdgeSettings | LargeSettings, model: BundleClassifier, stack: AsyncExitStack
-) -> None:
-    """Where the model takes images, a decoder in front of the runtime's classifier."""
-    if model.prepare is None:
-        return
-    limits = DecodeLimits(
-        threads=settings.decode_threads,
-        # One request of max_items, or of max_body_bytes, must always fit, and as much again is kept for smaller ones.
-        max_queue_items=max(settings.max_queue_items, 2 * settings.max_items),
-        max_queue_bytes=max(settings.max_decode_queue_bytes, 2 * runtime.max_body_bytes),
-        max_request_s=max(settings.max_decode_ms, settings.max_image_ms) / 1000,
-        max_queue_wait_s=settings.max_queue_wait_ms / 1000,
-    )
-    reader = ImageReader(model.prepare, settings.max_image_pixels, settings.max_image_ms / 1000)
-    runtime.decoder = Decoder(reader, limits)
-    stack.push_async_callback(runtime.decoder.aclose)
-    runtime.classifier = DecodingClassifier(runtime.decoder, runtime.classifier)
-
-
-@asynccontextmanager
-async def _guard(settings: EdgeSettings | LargeSettings, runtime: Runtime, variable: str) -> AsyncIterator[None]:
+async def _open_guard(
+    stack: AsyncExitStack, settings: EdgeSettings | LargeSettings, role: str, bundle: Bundle, metrics: Metrics
+) -> tuple[ApiKeys, RateLimits]:
     """API keys and their limits. Raises StartupError."""
-    metrics = runtime.metrics
-    runtime.api_keys = ApiKeys(
+    keys = ApiKeys(
         settings.api_keys,
         settings.api_keys_file,
-        source=variable,
+        source="GATEKEEPER_API_KEYS" if role == "edge" else "GATEKEEPER_LARGE_API_KEYS",
         on_names=metrics.know_keys,
         on_current=metrics.set_keys_current,
     )
     # Without keys there is nothing to count, and no reason to connect.
-    redis_url = str(settings.redis_url) if settings.redis_url is not None and runtime.api_keys.guarded else None
-    runtime.rate_limits = RateLimits(
+    redis_url = str(settings.redis_url) if settings.redis_url is not None and keys.guarded else None
+    budgets = RateLimits(
         redis_url,
-        group=f"{runtime.role}:{runtime.name}",
+        group=f"{role}:{bundle.manifest.name}",
         on_spent=metrics.count_key_items,
         on_shared=metrics.set_limits_shared,
     )
-    await runtime.rate_limits.start()
-    following = asyncio.create_task(runtime.api_keys.follow(), name="API keys")
-    try:
-        yield
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        await runtime.rate_limits.aclose()
+    stack.push_async_callback(budgets.aclose)
+    await budgets.start()
+    following = asyncio.create_task(keys.follow(), name="API keys")
+    stack.push_async_callback(_cancelled, following)
+    return keys, budgets
 
 
-def _live_policy(settings: EdgeSettings, runtime: EdgeRuntime, store: PolicyStore) -> LivePolicy:
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _intake(settings: EdgeSettings | LargeSettings, bundle: Bundle) -> tuple[int, Intake]:
+    """(bytes of the longest body, room for all that arrive). One body of the greatest length must always fit."""
+    max_body_bytes = settings.max_body_bytes or BODY_BYTES[bundle.manifest.task]
+    receive_bytes = settings.max_receive_bytes or RECEIVE_BYTES[bundle.manifest.task]
+    return max_body_bytes, Intake(max(receive_bytes, max_body_bytes))
+
+
+def _open_decoder(
+    stack: AsyncExitStack, settings: EdgeSettings | LargeSettings, model: Classifier, max_body_bytes: int
+) -> Decoder | None:
+    """Where the model takes images."""
+    if model.prepare is None:
+        return None
+    limits = DecodeLimits(
+        threads=settings.decode_threads,
+        # One request of max_items, or of max_body_bytes, must always fit, and as much again is kept for smaller ones.
+        max_queue_items=max(settings.max_queue_items, 2 * settings.max_items),
+        max_queue_bytes=max(settings.max_decode_queue_bytes, 2 * max_body_bytes),
+        max_request_s=max(settings.max_decode_ms, settings.max_image_ms) / 1000,
+        max_queue_wait_s=settings.max_queue_wait_ms / 1000,
+    )
+    decoder = Decoder(ImageReader(model.prepare, settings.max_image_pixels, settings.max_image_ms / 1000), limits)
+    stack.push_async_callback(decoder.aclose)
+    return decoder
+
+
+def _live_policy(
+    settings: EdgeSettings, bundle: Bundle, store: PolicyStore, metrics: EdgeMetrics, forecast: Forecast
+) -> LivePolicy:
+    name = bundle.manifest.name
     last_good_path = None
     if settings.redis_url is not None:  # SQLite is itself the local copy
-        last_good_path = settings.policy_path.parent / f"last-good-{runtime.name}.json"
+        last_good_path = settings.policy_path.parent / f"last-good-{name}.json"
+
+    def on_change(point: OperatingPoint) -> None:
+        metrics.threshold.set(point.threshold)
+        metrics.policy_version.set(point.policy_version)
+        expected = forecast.outlook(point)
+        metrics.expect(expected.expected_deferral_ratio, expected.expected_joint_accuracy)
+
     return LivePolicy(
         store,
-        name=runtime.name,
-        gate_digest=runtime.bundle.gate_digest,
-        default_threshold=runtime.bundle.manifest.default_threshold,
-        threshold_range=runtime.threshold_range,
+        name=name,
+        gate_digest=bundle.gate_digest,
+        default_threshold=bundle.manifest.default_threshold,
+        threshold_range=SCORE_RANGES[bundle.manifest.score],
         last_good_path=last_good_path,
         poll_s=settings.policy_poll_s,
-        on_change=runtime.on_policy,
-        on_store_up=runtime.on_store_up,
+        on_change=on_change,
+        on_store_up=metrics.set_store_up,
     )
+
+
+def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, Classifier]:
+    torch.set_num_threads(settings.torch_threads)
+    try:
+        bundle = load_bundle(settings.bundle)
+        return bundle, load_classifier(bundle)
+    except BundleError as error:
+        raise StartupError(str(error)) from error
+
+
+def _open_batcher(
+    stack: AsyncExitStack,
+    settings: EdgeSettings | LargeSettings,
+    bundle: Bundle,
+    model: Classifier,
+    metrics: Metrics,
+) -> Batcher[Any, Prediction]:
+    most_items, batch_s = batch_items(model, settings.max_batch_items, settings.max_batch_ms / 1000)
+    worst_s = worst_item_s(model, settings.max_text_chars)
+    runner: Literal["inline", "thread"]
+    if settings.runner == "auto":
+        runner = "inline" if batch_s < INLINE_BELOW_S and worst_s < INLINE_LONGEST_S else "thread"
+    else:
+        runner = settings.runner
+    max_tokens = bundle.manifest.max_tokens or 1
+    batch_tokens = settings.max_batch_tokens
+    if runner == "inline":
+        batch_tokens = min(batch_tokens, max(1, int(INLINE_LONGEST_S / worst_s)) * max_tokens)
+        if worst_s > INLINE_LONGEST_S:
+            logger.warning("one item may hold up the event loop: unset GATEKEEPER_RUNNER", extra={"seconds": worst_s})
+    limits = BatchLimits(
+        max_batch_items=most_items,
+        # One request of max_items must always fit into an empty queue.
+        max_queue_items=max(settings.max_queue_items, settings.max_items),
+        max_batch_tokens=batch_tokens,
+        max_wait_s=settings.max_wait_ms / 1000,
+        max_queue_wait_s=settings.max_queue_wait_ms / 1000,
+        model_timeout_s=settings.model_timeout_s,
+    )
+    batcher: Batcher[Any, Prediction] = Batcher(
+        model.predict,
+        limits,
+        runner=runner,
+        on_batch=metrics.observe_batch,
+        on_queue=metrics.observe_queue,
+        length=_length(bundle.manifest.max_tokens),
+    )
+    metrics.watch_queue(lambda: batcher.depth, limits.max_queue_items)
+    stack.push_async_callback(batcher.aclose)
+    return batcher
+
+
+def _length(max_tokens: int | None) -> Callable[[Any], int]:
+    """Tokens of a text, guessed from its characters because counting them is the tokenizer's work; 1 for an image."""
+    if max_tokens is None:
+        return lambda _: 1
+    most = max_tokens
+
+    return lambda text: min(len(text) // 4 + 1, most)
 
 
 def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str]) -> Pool:
@@ -356,105 +367,9 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str])
     return remote
 
 
-def _load(settings: EdgeSettings | LargeSettings) -> tuple[Bundle, BundleClassifier]:
-    torch.set_num_threads(settings.torch_threads)
-    try:
-        bundle = load_bundle(settings.bundle)
-        return bundle, load_classifier(bundle)
-    except BundleError as error:
-        raise StartupError(str(error)) from error
-
-
-def _batcher(
-    settings: EdgeSettings | LargeSettings, bundle: Bundle, model: BundleClassifier, metrics: Metrics
-) -> Batcher[Any, Prediction]:
-    batch_items, batch_s = _batch_items(model, settings.max_batch_items, settings.max_batch_ms / 1000)
-    worst_s = _worst_item_s(model, settings.max_text_chars)
-    runner: Literal["inline", "thread"]
-    if settings.runner == "auto":
-        runner = "inline" if batch_s < INLINE_BELOW_S and worst_s < INLINE_LONGEST_S else "thread"
-    else:
-        runner = settings.runner
-    max_tokens = bundle.manifest.max_tokens or 1
-    batch_tokens = settings.max_batch_tokens
-    if runner == "inline":
-        batch_tokens = min(batch_tokens, max(1, int(INLINE_LONGEST_S / worst_s)) * max_tokens)
-        if worst_s > INLINE_LONGEST_S:
-            logger.warning("one item may hold up the event loop: unset GATEKEEPER_RUNNER", extra={"seconds": worst_s})
-    limits = BatchLimits(
-        max_batch_items=batch_items,
-        # One request of max_items must always fit into an empty queue.
-        max_queue_items=max(settings.max_queue_items, settings.max_items),
-        max_batch_tokens=batch_tokens,
-        max_wait_s=settings.max_wait_ms / 1000,
-        max_queue_wait_s=settings.max_queue_wait_ms / 1000,
-        model_timeout_s=settings.model_timeout_s,
-    )
-    batcher: Batcher[Any, Prediction] = Batcher(
-        model.predict,
-        limits,
-        runner=runner,
-        on_batch=metrics.observe_batch,
-        on_queue=metrics.observe_queue,
-        length=_length(bundle.manifest.max_tokens),
-    )
-    metrics.watch_queue(lambda: batcher.depth, limits.max_queue_items)
-    return batcher
-
-
-def _length(max_tokens: int | None) -> Callable[[Any], int]:
-    """Tokens of a text, guessed from its characters because counting them is the tokenizer's work; 1 for an image."""
-    if max_tokens is None:
-        return lambda _: 1
-    most = max_tokens
-
-    return lambda text: min(len(text) // 4 + 1, most)
-
-
-def _batch_items(model: BundleClassifier, most: int, max_s: float) -> tuple[int, float]:
-    """(items, seconds) of the largest batch that does not take too long.
-
-    A batch is what a request waits for twice, behind one and in one. Where company costs next to nothing, as on a model
-    that takes as long for one as for many, it stays large all the same.
-    """
-    alone_s = _forward_s(model, 1)
-    items = most
-    while True:
-        seconds = _forward_s(model, items) if items > 1 else alone_s
-        if items == 1 or seconds <= max(max_s, 2 * alone_s):
-            return items, seconds
-        items //= 2
-
-
-def _forward_s(model: BundleClassifier, items: int) -> float:
-    """Seconds that a batch of short texts or prepared images takes at best: neighbours make some runs slower."""
-    item: Any = "what is the balance of my savings account today"
-    if model.prepare is not None:
-        item = model.prepare(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8))
-    return _best_s(model, [item] * items, 8)
-
-
-def _best_s(model: BundleClassifier, batch: list[Any], times: int) -> float:
-    seconds: list[float] = []
-    while len(seconds) < times:
-        began = time.perf_counter()
-        model.predict(batch)
-        seconds.append(time.perf_counter() - began)
-        if seconds[-1] > 20 * INLINE_BELOW_S and len(seconds) > 1:
-            break  # slow beyond doubt: a start need not wait for the others
-    return min(seconds)
-
-
-def _worst_item_s(model: BundleClassifier, max_text_chars: int) -> float:
-    """Seconds that one item takes at worst: of the texts that are slow to tokenise, the slowest. Images are alike."""
-    if model.prepare is not None:
-        return _forward_s(model, 1)
-    slow = ("x" * 99 + " ", "x" * 99 + "_", "\uac01", "\uac01" * 16 + "!", "!", "a", " ")
-    return max(_best_s(model, [(text * max_text_chars)[:max_text_chars]], 2) for text in slow)
-
-
-def _shown_range(bounds: tuple[float, float], calibration: Calibration | None) -> tuple[float, float]:
+def _shown_range(bundle: Bundle, calibration: Calibration | None) -> tuple[float, float]:
     """What confidences are shown between: the score's own bounds or, where they say nothing (energy), the data's."""
+    bounds = SCORE_RANGES[bundle.manifest.score]
     if bounds[1] - bounds[0] <= WIDE:
         return bounds
     if calibration is None:

@@ -19,13 +19,11 @@ from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.access.keys import Caller, RateLimit
 from service.errors import RateLimited, TooLarge
-from service.redis_url import open_pool, reason_of
+from service.redis_connection import open_pool, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -173,13 +171,7 @@ class _RedisCounts:
     """
 
     def __init__(self, url: str, group: str) -> None:
-        ours = {
-            "socket_timeout": PROBE_TIMEOUT_S,
-            "socket_connect_timeout": PROBE_TIMEOUT_S,
-            "retry": Retry(NoBackoff(), 0),
-            "protocol": 2,
-        }
-        self._pool = open_pool(url, ours, max_connections=MAX_CONNECTIONS)
+        self._pool = open_pool(url, PROBE_TIMEOUT_S, max_connections=MAX_CONNECTIONS)
         storage = RedisStorage(
             f"async+{url}",
             implementation="redispy",

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.body import headers_of, parse_json, read_body
 from service.api.problems import problem_responses
-from service.api.status import Status
+from service.api.state import edge_of
+from service.api.status import Status, replica_status
 from service.errors import (
     NotFound,
     PreconditionRequired,
@@ -19,6 +20,7 @@ from service.errors import (
 )
 from service.policy.document import Policy, PolicyPatch, PolicyReplacement
 from service.policy.forecast import Preview
+from service.policy.operating_point import OperatingPoint
 
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 UPDATED_BY = "admin"
@@ -41,7 +43,7 @@ class History(BaseModel):
 
 async def authorise(request: Request) -> None:
     """Raises NotFound where no token is configured, Unauthorized on a wrong one."""
-    token = request.app.state.runtime.settings.admin_token
+    token = edge_of(request.scope).settings.admin_token
     if token is None:
         raise NotFound("the admin API is off: start the service with GATEKEEPER_ADMIN_TOKEN")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -63,7 +65,7 @@ def _body_of(name: str) -> dict[str, Any]:
 @router.get("/policy", response_model=Policy)
 async def read_policy(request: Request) -> Response:
     """The policy in force on this replica; its version is the ETag."""
-    return _policy(request.app.state.runtime.policy.snapshot)
+    return _policy(edge_of(request.scope).policy.snapshot)
 
 
 @router.patch(
@@ -76,7 +78,7 @@ async def patch_policy(request: Request) -> Response:
     """Change some fields (a JSON merge patch); `{"threshold": 0.8, "note": "why"}` is the everyday call. If-Match is
     optional."""
     patch = parse_json(PolicyPatch, await _json_body(request))
-    policy = request.app.state.runtime.policy
+    policy = edge_of(request.scope).policy
     return _policy(await policy.patch(patch, updated_by=UPDATED_BY, if_match=_if_match(request)))
 
 
@@ -91,16 +93,16 @@ async def replace_policy(request: Request) -> Response:
     replacement = parse_json(PolicyReplacement, await _json_body(request))
     if_match = _if_match(request)
     if if_match is None:
-        current = request.app.state.runtime.policy.snapshot.version
+        current = edge_of(request.scope).policy.snapshot.version
         raise PreconditionRequired(f'say which version you replace: If-Match: "{current}"')
-    policy = request.app.state.runtime.policy
+    policy = edge_of(request.scope).policy
     return _policy(await policy.replace(replacement, updated_by=UPDATED_BY, if_match=if_match))
 
 
 @router.get("/policy/history", responses=problem_responses(422, 503))
 async def read_history(request: Request, limit: Annotated[int, Query(ge=1, le=1_000)] = 50) -> History:
     """The versions kept for this gate digest, newest first."""
-    return History(versions=await request.app.state.runtime.policy.history(limit))
+    return History(versions=await edge_of(request.scope).policy.history(limit))
 
 
 @router.post(
@@ -112,7 +114,7 @@ async def read_history(request: Request, limit: Annotated[int, Query(ge=1, le=1_
 async def rollback(request: Request) -> Response:
     """Bring an earlier version back, as a new version."""
     asked = parse_json(Rollback, await _json_body(request))
-    return _policy(await request.app.state.runtime.policy.rollback(asked.version, updated_by=UPDATED_BY))
+    return _policy(await edge_of(request.scope).policy.rollback(asked.version, updated_by=UPDATED_BY))
 
 
 @router.post(
@@ -123,23 +125,22 @@ async def rollback(request: Request) -> Response:
 async def preview(request: Request) -> Preview:
     """What a change would do, on calibration data and on recent traffic. Takes what PATCH takes and changes nothing."""
     patch = parse_json(PolicyPatch, await _json_body(request))
-    runtime = request.app.state.runtime
-    found: Preview = runtime.forecast.preview(runtime.policy.snapshot, runtime.policy.proposed(patch))
-    return found
+    runtime = edge_of(request.scope)
+    proposed = OperatingPoint.of(runtime.policy.proposed(patch))
+    return runtime.forecast.preview(runtime.policy.point, proposed)
 
 
 @router.get("/status")
 async def status(request: Request) -> Status:
     """The state of this replica in one document."""
-    document: Status = request.app.state.runtime.status()
-    return document
+    return replica_status(edge_of(request.scope))
 
 
 async def _json_body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES:
         raise UnsupportedMediaType("send JSON with Content-Type: application/json")
-    return await read_body(headers_of(request.scope), request.receive, MAX_BODY_BYTES, request.app.state.runtime.intake)
+    return await read_body(headers_of(request.scope), request.receive, MAX_BODY_BYTES, edge_of(request.scope).intake)
 
 
 def _if_match(request: Request) -> int | None:
@@ -147,8 +148,7 @@ def _if_match(request: Request) -> int | None:
     if value is None:
         return None
     if value.strip() == "*":
-        version: int = request.app.state.runtime.policy.snapshot.version
-        return version
+        return edge_of(request.scope).policy.snapshot.version
     found = re.fullmatch(r'(?:W/)?"([0-9]{1,15})"', value.strip())
     if found is None:
         raise VersionMismatch(f'If-Match must be the ETag of a version, like "7", not {value[:40]!r}')

@@ -5,6 +5,7 @@ from typing import Any
 from starlette.types import Scope
 
 from service.access.keys import Caller
+from service.api.state import runtime_of
 
 KEY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, gk_..."},
@@ -16,6 +17,6 @@ GUARDED: dict[str, Any] = {"security": [{"bearer": []}, {"x-api-key": []}, {}]}
 
 def authenticated(scope: Scope) -> Caller:
     """The caller, whom the access log is told as well. Raises Unauthorized or Forbidden."""
-    caller: Caller = scope["app"].state.runtime.api_keys.authenticate(scope["headers"])
+    caller = runtime_of(scope).api_keys.authenticate(scope["headers"])
     scope["gatekeeper.caller"] = caller
     return caller

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.status import ConsoleState
+from service.api.state import edge_of
+from service.api.status import ConsoleState, console_state
 
 FILES = Path(__file__).resolve().parent.parent / "console"
 # Trusted Types besides: a browser that knows them refuses to take any text for markup, whatever the script does.
@@ -41,8 +42,7 @@ async def script() -> Response:
 @router.get("/state")
 async def state(request: Request) -> ConsoleState:
     """The state of this replica, without a token: numbers and names; no text, no note, no secret."""
-    found: ConsoleState = request.app.state.runtime.console_state()
-    return found
+    return console_state(edge_of(request.scope))
 
 
 def _file(name: str) -> Response:

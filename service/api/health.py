@@ -3,6 +3,8 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from service.api.state import runtime_of
+
 router = APIRouter()
 metrics_router = APIRouter()
 
@@ -14,7 +16,7 @@ metrics_router = APIRouter()
 )
 async def livez(request: Request) -> Response:
     """200 while the process and its model run; 503 when it hangs or has died, and a restart would help."""
-    trouble = request.app.state.runtime.batcher.trouble()
+    trouble = runtime_of(request.scope).batcher.trouble()
     if trouble is not None:
         return PlainTextResponse(f"{trouble}\n", 503)
     return PlainTextResponse("alive\n")
@@ -27,8 +29,8 @@ async def livez(request: Request) -> Response:
 )
 async def readyz(request: Request) -> Response:
     """200 while this replica wants traffic; 503 from SIGTERM on, and while its model hangs or is dead."""
-    runtime = request.app.state.runtime
-    if runtime.draining:
+    runtime = runtime_of(request.scope)
+    if runtime.lifecycle.draining:
         return PlainTextResponse("stopping\n", 503)
     if (trouble := runtime.batcher.trouble()) is not None:
         return PlainTextResponse(f"{trouble}\n", 503)

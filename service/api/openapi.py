@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from fastapi import FastAPI
+
 from service.api.callers import KEY_SCHEMES
+from service.api.documents import ClassifyImagesRequest, ClassifyRequest
+from service.api.forms import form_schema
+from service.api.problems import Problem
 
 ADMIN_SCHEME = {"admin-token": {"type": "http", "scheme": "bearer", "description": "GATEKEEPER_ADMIN_TOKEN"}}
 
@@ -43,7 +48,7 @@ PARAMETERS = {
 POLICY_PATHS = ("/admin/v1/policy", "/admin/v1/policy/rollback")
 
 
-def complete(document: dict[str, Any]) -> None:
+def _complete(document: dict[str, Any]) -> None:
     """Adds them to the document in place."""
     schemes = document["components"]["securitySchemes"] = dict(KEY_SCHEMES)
     for path, operations in document["paths"].items():
@@ -68,3 +73,21 @@ def _headers(path: str, status: str) -> dict[str, Any]:
     if status in ("429", "503"):
         headers["Retry-After"] = RETRY_AFTER
     return headers
+
+
+def add_schemas(app: FastAPI) -> None:
+    """Name the documents that the routes read by themselves in the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (ClassifyRequest, ClassifyImagesRequest, Problem, *app.state.request_documents):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[model.__name__] = schema
+        schemas["ClassifyForm"] = form_schema(schemas["Parameters"]["properties"])
+        _complete(document)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from service.api.body import invalid
+from service.api.state import runtime_of
 from service.bounded_json import ERRORS_TOLD
 from service.errors import GatekeeperError, RateLimited
 
@@ -61,7 +62,7 @@ def install_problems(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         status = error.status_code
         phrase = HTTPStatus(status).phrase
-        request.app.state.runtime.metrics.count_rejected(phrase.lower().replace(" ", "-"))
+        runtime_of(request.scope).metrics.count_rejected(phrase.lower().replace(" ", "-"))
         detail = WHAT_TO_DO.get(status, str(error.detail))
         headers = {"allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
         return _answer(request.scope, "about:blank", phrase, status, detail, None, headers)
@@ -81,7 +82,7 @@ def install_problems(app: FastAPI) -> None:
 
 def refusal(scope: Scope, error: GatekeeperError) -> Response:
     """Count the error by its kind; its answer."""
-    scope["app"].state.runtime.metrics.count_rejected(error.kind)
+    runtime_of(scope).metrics.count_rejected(error.kind)
     if error.status == 500 and error.__cause__ is not None:
         logger.error("request failed", extra={"request_id": _request_id(scope)}, exc_info=error)
     return _problem(scope, error)

@@ -1,9 +1,14 @@
 """What an operator looks at first: the documents of GET /admin/v1/status and GET /console/state."""
 
+import math
+import time
+from dataclasses import asdict
+
 from pydantic import BaseModel, Field
 
-from service.policy.document import Policy
+from service.policy.document import OperatorFields, Policy
 from service.policy.forecast import Histogram, Outlook
+from service.runtime import EdgeRuntime, code_version
 
 
 class StoreStatus(BaseModel):
@@ -62,14 +67,10 @@ class Status(BaseModel):
     queue_depth: int
 
 
-class PolicyInForce(BaseModel):
+class PolicyInForce(OperatorFields):
     """The policy without its note and author: these are for those who have the token."""
 
     version: int
-    threshold: float
-    deferral: str
-    on_remote_failure: str
-    remote_timeout_s: float
 
 
 class EndpointState(BaseModel):
@@ -119,3 +120,95 @@ class ConsoleState(BaseModel):
     policy_store_up: bool
     queue_depth: int
     trouble: str | None = Field(description="why the model does not answer, if it does not")
+
+
+def replica_status(runtime: EdgeRuntime) -> Status:
+    """GET /admin/v1/status."""
+    point = runtime.policy.point
+    expected = runtime.forecast.outlook(point)
+    recent = runtime.recent.deferral_ratio()
+    return Status(
+        model=runtime.name,
+        gate_digest=runtime.bundle.gate_digest,
+        version=code_version(),
+        uptime_s=round(runtime.lifecycle.uptime_s(), 3),
+        draining=runtime.lifecycle.draining,
+        policy=point.policy,
+        policy_store=StoreStatus(kind=_store_kind(runtime), up=runtime.policy.store_up),
+        remote=_remote(runtime),
+        degrading=_degrading(runtime),
+        deferral_ratio=None if math.isnan(recent) else recent,
+        expected_deferral_ratio=expected.expected_deferral_ratio,
+        expected_joint_accuracy=expected.expected_joint_accuracy,
+        runner=runtime.batcher.runner,
+        queue_depth=runtime.batcher.depth,
+    )
+
+
+def console_state(runtime: EdgeRuntime) -> ConsoleState:
+    """GET /console/state."""
+    point, recent = runtime.policy.point, runtime.recent
+    ratio = recent.deferral_ratio()
+    return ConsoleState(
+        model=runtime.name,
+        task=runtime.bundle.manifest.task,
+        score=runtime.bundle.manifest.score,
+        gate_digest=runtime.bundle.gate_digest,
+        service_version=code_version(),
+        uptime_s=round(runtime.lifecycle.uptime_s(), 3),
+        draining=runtime.lifecycle.draining,
+        admin=runtime.settings.admin_token is not None,
+        guarded=runtime.api_keys.guarded,
+        threshold_range=runtime.threshold_range,
+        policy=PolicyInForce.model_validate(point.policy, from_attributes=True),
+        outlook=runtime.forecast.outlook(point),
+        deferral_ratio=None if math.isnan(ratio) else ratio,
+        decisions=recent.decisions(),
+        savings=Savings(items=recent.ever, calls_saved=recent.accepted_ever),
+        confidence_drift=runtime.forecast.confidence_drift(),
+        histogram=runtime.forecast.histogram(*runtime.confidence_range),
+        breaker_open=runtime.remote.breaker_open,
+        degrading=_degrading(runtime),
+        labels=len(runtime.labels),
+        foreign_labels=runtime.settings.remote_foreign_labels,
+        endpoints=[
+            EndpointState(name=endpoint.name, breaker_open=endpoint.breaker_open, **asdict(endpoint.wire.facts))
+            for endpoint in runtime.remote.endpoints
+        ],
+        policy_store=_store_kind(runtime),
+        policy_store_up=runtime.policy.store_up,
+        queue_depth=runtime.batcher.depth,
+        trouble=runtime.batcher.trouble(),
+    )
+
+
+def _store_kind(runtime: EdgeRuntime) -> str:
+    return "redis" if runtime.settings.redis_url else "sqlite"
+
+
+def _degrading(runtime: EdgeRuntime) -> DegradingStatus | None:
+    state = runtime.deferrals.degrading()
+    if state is None:
+        return None
+    seconds = round(time.monotonic() - state.since, 1)
+    return DegradingStatus(seconds=seconds, requests=state.requests, reasons=state.reasons)
+
+
+def _remote(runtime: EdgeRuntime) -> RemoteStatus:
+    endpoints = [
+        EndpointStatus(
+            url=endpoint.url,
+            breaker_open=endpoint.breaker_open,
+            in_flight=endpoint.in_flight,
+            **asdict(endpoint.wire.facts),
+        )
+        for endpoint in runtime.remote.endpoints
+    ]
+    told = [endpoint.labels_match for endpoint in endpoints if endpoint.labels_match is not None]
+    return RemoteStatus(
+        url=",".join(endpoint.url for endpoint in endpoints),
+        breaker_open=runtime.remote.breaker_open,
+        labels_match=all(told) if told else None,
+        foreign_labels=runtime.settings.remote_foreign_labels,
+        endpoints=endpoints,
+    )

@@ -3,39 +3,26 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Route = Literal["auto", "small", "large"]
-DecisionName = Literal["accepted", "deferred", "degraded", "failed"]
-Reason = Literal[
-    "below_threshold",
-    "forced",
-    "deferral_off",
-    "remote_unavailable",
-    "remote_timeout",
-    "remote_bad_answer",
-    "breaker_open",
-    "remote_limit",
-    "deadline",
-    "remote_degraded",
-]
+from service.outcomes import Reason, Route
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Verdict:
     """What the gate chose for one item, before anything has been asked of the large model."""
 
     defer: bool
     reason: Reason | None
 
 
-ACCEPT = Decision(False, None)
-ACCEPT_FORCED = Decision(False, "forced")
-ACCEPT_DEFERRAL_OFF = Decision(False, "deferral_off")
-DEFER = Decision(True, "below_threshold")
-DEFER_FORCED = Decision(True, "forced")
+ACCEPT = Verdict(False, None)
+ACCEPT_FORCED = Verdict(False, "forced")
+ACCEPT_DEFERRAL_OFF = Verdict(False, "deferral_off")
+DEFER = Verdict(True, "below_threshold")
+DEFER_FORCED = Verdict(True, "forced")
 
 
-def decide(confidence: float, *, threshold: float, deferral: Literal["on", "off"], route: Route = "auto") -> Decision:
-    """The decision for one item. A forced route beats the threshold; `deferral` off beats everything but `large`."""
+def decide(confidence: float, *, threshold: float, deferral: Literal["on", "off"], route: Route = "auto") -> Verdict:
+    """The verdict on one item. A forced route beats the threshold; `deferral` off beats everything but `large`."""
     if route == "large":
         return DEFER_FORCED
     if route == "small":

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from service.cascade.cascade import Answer, Call, Classifier, Disconnected, unless_gone
+from service.cascade.call import Answer, Answerer, Call, Disconnected
+from service.cascade.client_gone import unless_gone
 from service.errors import Expired, Overloaded, TooLarge
 
 logger = logging.getLogger(__name__)
@@ -292,18 +293,18 @@ def _overloaded(wait_s: float) -> Overloaded:
     return Overloaded("too many images are waiting to be decoded: try again", retry_after_s=_whole(wait_s))
 
 
-class DecodingClassifier:
-    """The classifier behind it, for calls whose items are still encoded."""
+class DecodingFirst:
+    """What answers behind it, for calls whose items are still encoded."""
 
-    def __init__(self, decoder: Decoder, classifier: Classifier) -> None:
+    def __init__(self, decoder: Decoder, answerer: Answerer) -> None:
         self._decoder = decoder
-        self._classifier = classifier
+        self._answerer = answerer
 
-    async def classify(self, call: Call, disconnected: Disconnected) -> Answer:
-        """As the classifier behind it; raises also what Decoder.decode does, and ClientGone."""
+    async def answer(self, call: Call[Any, Any], disconnected: Disconnected) -> Answer[Any, Any]:
+        """As what is behind it; raises also what Decoder.decode does, and ClientGone."""
         began = time.monotonic()
         items = await unless_gone(self._decoder.decode(call.items, call.deadline), disconnected)
         decode_s = time.monotonic() - began
-        answer = await self._classifier.classify(replace(call, items=items), disconnected)
+        answer = await self._answerer.answer(replace(call, items=items), disconnected)
         answer.timings_s = {"decode": decode_s, **answer.timings_s}
         return answer

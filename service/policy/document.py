@@ -1,12 +1,17 @@
 """The policy: what an operator may change while the service runs.
 
-`Policy` is one immutable version, PolicyPatch and PolicyReplacement ask for the next one, and a PolicyStore
-(policy_store.py) keeps them. The version in force is held by live_policy.py.
+`OperatorFields` names what may be set, once: a new field stands there, with a default that means what was done before,
+and where it is read. `Policy` is one immutable version, PolicyPatch and PolicyReplacement ask for the next one.
+store.py keeps versions, live.py follows them, operating_point.py is what is in force.
+
+Releases share one store. A reader keeps the fields that it does not know and passes them on; only the admin API
+refuses them.
 """
 
+import json
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -48,20 +53,48 @@ Note = Annotated[str, Field(max_length=500, description="why this change, for th
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
-class Policy(BaseModel):
-    """One immutable version of what an operator may change at run time."""
+class OperatorFields(BaseModel):
+    """What an operator wishes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
-    version: Annotated[int, Field(strict=True, ge=1, le=MAX_VERSION, description="never goes down, never repeats")]
-    gate_digest: GateDigest
     threshold: Threshold
     deferral: Deferral = "on"
     on_remote_failure: OnRemoteFailure = "degrade"
     remote_timeout_s: RemoteTimeout = 10.0
+
+
+class _Identity(BaseModel):
+    """Which version of which gate; a base of its own, so that a document begins with it."""
+
+    version: Annotated[int, Field(strict=True, ge=1, le=MAX_VERSION, description="never goes down, never repeats")]
+    gate_digest: GateDigest
+
+
+class Policy(OperatorFields, _Identity):
+    """One immutable version of what an operator may change at run time."""
+
+    # What a later release has put there is kept, compared, and written again.
+    model_config = ConfigDict(extra="allow")
+
     note: Note = ""
     updated_at: UtcDatetime
     updated_by: Annotated[str, Field(max_length=100)]
+
+    def wishes(self) -> dict[str, Any]:
+        """The operator's fields, and those that are not known here, by name; the note belongs to one change alone."""
+        return self.model_dump(exclude={"version", "gate_digest", "note", "updated_at", "updated_by"})
+
+    def patched(self, changes: dict[str, Any]) -> Self:
+        """This policy with the changed fields; the same object without any. A change without a note has an empty one:
+        the last one's, left standing beside a new threshold, would tell of another change."""
+        return self.model_copy(update={"note": "", **changes}) if changes else self
+
+    def replaced(self, fields: dict[str, Any]) -> Self:
+        """This version with other fields. What is left out takes its default, and so goes what is not known here: a
+        later release would answer the same request with that field's default."""
+        stamp = {"version", "gate_digest", "updated_at", "updated_by"}
+        return self.model_validate(self.model_dump(include=stamp) | fields)
 
 
 def highest_believable() -> int:
@@ -82,10 +115,18 @@ def read_document(document: bytes) -> Policy:
         raise ValueError(f"{'.'.join(map(str, first['loc']))[:100]} {first['msg']}".strip()) from None
     if policy.version > highest_believable():
         raise ValueError("no policy has had so many versions")
+    if policy.model_extra:
+        json.dumps(policy.model_extra, allow_nan=False)  # ValueError: NaN is no JSON, and never equal to itself
     return policy
 
 
-class PolicyPatch(BaseModel):
+def _promise_no_default(schema: dict[str, Any]) -> None:
+    """A field that is left out of a patch keeps its value, whatever the default of a whole policy is."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class PolicyPatch(OperatorFields):
     """The body of PATCH: a JSON merge patch of the fields an operator may set.
 
     A field that is left out keeps its value, but for `note`, which belongs to the change: left out, it is empty.
@@ -93,12 +134,9 @@ class PolicyPatch(BaseModel):
     infinities, and booleans or strings where a number belongs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_promise_no_default)
 
     threshold: Threshold = ABSENT
-    deferral: Deferral = ABSENT
-    on_remote_failure: OnRemoteFailure = ABSENT
-    remote_timeout_s: RemoteTimeout = ABSENT
     note: Note = ABSENT
     gate_digest: GateDigest = ABSENT
 
@@ -107,19 +145,15 @@ class PolicyPatch(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-class PolicyReplacement(BaseModel):
+class PolicyReplacement(OperatorFields):
     """The body of PUT: a whole policy; fields that are left out take their defaults, not their present values.
 
     The read-only fields `version`, `updated_at` and `updated_by` may be present and are ignored, so that what
     GET answered can be edited and sent back. Values are refused as in PATCH.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
-    threshold: Threshold
-    deferral: Deferral = "on"
-    on_remote_failure: OnRemoteFailure = "degrade"
-    remote_timeout_s: RemoteTimeout = 10.0
     note: Note = ""
     gate_digest: GateDigest = ABSENT
     version: Any = IGNORED
@@ -130,43 +164,3 @@ class PolicyReplacement(BaseModel):
         """Every field that an operator may set, by name, and gate_digest if it was sent."""
         unsent = {"gate_digest"} - self.model_fields_set
         return self.model_dump(exclude={"version", "updated_at", "updated_by"} | unsent)
-
-
-class PolicyStore(Protocol):
-    """Keeps the last 1,000 versions for each (bundle name, gate digest).
-
-    A stored document that cannot be read, or whose version cannot be, is logged once and skipped everywhere; it pushes
-    no policy out. Of those that a read meets the newest 100 stay where they are, a later release may have written them;
-    the others, and what is too long for a policy, are removed. A read that meets 10,000 of them raises PolicyStoreDown
-    and the next one goes on from there. When the medium fails, every method but `wait_for_change` and `close` raises
-    PolicyStoreDown; so do they all after `close`.
-    """
-
-    async def latest(self, name: str, gate_digest: str) -> Policy | None:
-        """The newest readable version for this gate."""
-
-    async def newest(self, name: str) -> Policy | None:
-        """The newest readable version for any gate of this bundle name."""
-
-    async def next_version(self, name: str) -> int:
-        """One above every believable version of this bundle name. Not a reservation: `append` decides who gets it."""
-
-    async def append(self, name: str, policy: Policy, *, expected_version: int | None) -> None:
-        """Stores the policy, whole or not at all.
-
-        Raises VersionMismatch unless `expected_version` is what `latest` would answer (None: nothing yet) and
-        `policy.version` is above every believable version of this bundle name, so that two writers never share a
-        number; PolicyStoreDown for a version that would not be believed.
-        """
-
-    async def get(self, name: str, gate_digest: str, version: int) -> Policy | None:
-        """One version, if it is still kept and readable."""
-
-    async def history(self, name: str, gate_digest: str, limit: int) -> list[Policy]:
-        """The newest `limit` readable versions, newest first."""
-
-    async def wait_for_change(self, timeout_s: float) -> None:
-        """Returns when something may have changed, at the latest after `timeout_s`. Never raises for the medium."""
-
-    async def close(self) -> None:
-        """Lets go of threads and connections."""

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from service.policy.document import Policy
-from service.telemetry.metrics import RecentItems
+from service.policy.operating_point import OperatingPoint
+from service.telemetry.recent import RecentItems
 
 BINS = 40
 Z_95 = 1.959964
@@ -121,28 +121,28 @@ class Forecast:
         self._expectation = None if calibration is None else Expectation(calibration)
         self._recent = recent
 
-    def outlook(self, policy: Policy) -> Outlook:
-        """What to expect under this policy."""
-        expectation, threshold = self._expectation, _in_force(policy)
+    def outlook(self, point: OperatingPoint) -> Outlook:
+        """What to expect while the gate stands there."""
+        expectation, threshold = self._expectation, _effective_threshold(point)
         recent = self._recent_confidences()
         return Outlook(
-            threshold=policy.threshold,
-            deferral=policy.deferral,
+            threshold=point.threshold,
+            deferral=point.deferral,
             expected_deferral_ratio=None if expectation is None else expectation.deferral_ratio(threshold),
             expected_joint_accuracy=None if expectation is None else expectation.joint_accuracy(threshold),
             recent_deferral_ratio=float((recent < threshold).mean()) if len(recent) else None,
         )
 
-    def preview(self, current: Policy, proposed: Policy) -> Preview:
-        """Both policies side by side."""
+    def preview(self, current: OperatingPoint, proposed: OperatingPoint) -> Preview:
+        """Both side by side."""
         expectation = self._expectation
         return Preview(
-            version=current.version,
+            version=current.policy_version,
             current=self.outlook(current),
             proposed=self.outlook(proposed),
             joint_accuracy_change=None
             if expectation is None
-            else expectation.change(_in_force(current), _in_force(proposed)),
+            else expectation.change(_effective_threshold(current), _effective_threshold(proposed)),
             small_accuracy=None if expectation is None else expectation.small_accuracy,
             large_accuracy=None if expectation is None else expectation.joint_accuracy(math.inf),
             calibration_items=0 if expectation is None else expectation.items,
@@ -185,6 +185,6 @@ def _counts(ordered: NDArray[np.float64], edges: NDArray[np.float64]) -> list[in
     return counts
 
 
-def _in_force(policy: Policy) -> float:
-    """The threshold that the gate works with: with deferral off it accepts everything."""
-    return policy.threshold if policy.deferral == "on" else -math.inf
+def _effective_threshold(point: OperatingPoint) -> float:
+    """With deferral off the gate accepts everything."""
+    return point.threshold if point.deferral == "on" else -math.inf

@@ -1,4 +1,4 @@
-"""The policy in force: `LivePolicy.snapshot`, which the gate reads and no request waits for.
+"""The policy in force: `LivePolicy.point`, which the gate reads and no request waits for.
 
 It follows the store in the background: takes up what others write, writes back what a store has lost, and goes on with
 what it has while the store is down.
@@ -6,7 +6,6 @@ what it has while the store is down.
 
 import asyncio
 import logging
-import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,27 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, PolicyStoreDown, VersionMismatch
-from service.policy.document import (
-    MAX_DOCUMENT_BYTES,
-    Policy,
-    PolicyPatch,
-    PolicyReplacement,
-    PolicyStore,
-    read_document,
-)
+from service.policy.document import Policy, PolicyPatch, PolicyReplacement
+from service.policy.last_good import LastGood
+from service.policy.operating_point import OperatingPoint
+from service.policy.store import PolicyStore
 
 logger = logging.getLogger(__name__)
 
 WRITE_ATTEMPTS = 20
 MAX_BACKOFF_S = 1.0  # with redis_timeout_s at its default this heals within two seconds
+UNKNOWN_TOLD = 10
+MAX_NAME_CHARS = 100
 
 
 class LivePolicy:
-    """The policy in force: `snapshot` is replaced whole, so reading it is free and never waits for the store.
+    """The policy in force: `point` is replaced whole, so reading it is free and never waits for the store.
 
     `start` always succeeds: with the store's policy, else the last good copy, else the bundle's default. Then a
     task follows the store and mends it when it has lost what is in force. `default_threshold` and
-    `threshold_range` (low, high; inclusive) come from the bundle. `on_change` gets every new snapshot,
+    `threshold_range` (low, high; inclusive) come from the bundle. `on_change` gets every new point,
     `on_store_up` every change of the store's health; both are called on the event loop and must not block.
     The store is the caller's to close, after this.
     """
@@ -50,14 +47,14 @@ class LivePolicy:
         threshold_range: tuple[float, float],
         last_good_path: Path | None,
         poll_s: float,
-        on_change: Callable[[Policy], None],
+        on_change: Callable[[OperatingPoint], None],
         on_store_up: Callable[[bool], None],
     ) -> None:
         self._store = store
         self._name = name
         self._gate_digest = gate_digest
         self._threshold_range = threshold_range
-        self._last_good_path = last_good_path
+        self._last_good = LastGood(last_good_path, gate_digest)
         self._poll_s = poll_s
         self._on_change = on_change
         self._on_store_up = on_store_up
@@ -68,19 +65,28 @@ class LivePolicy:
         self._closing = False
         self._store_up: bool | None = None
         self._follower: asyncio.Task[None] | None = None
-        self._saved: Policy | None = None
-        # True while the snapshot is of our own making: whatever the store has for this gate then wins over it.
+        # True while the policy is of our own making: whatever the store has for this gate then wins over it.
         self._made_up = True
         self._default_threshold = default_threshold
-        self.snapshot: Policy = self._first_policy(None, version=1)
+        self.point = OperatingPoint.of(self._first_policy(None, version=1))
+
+    @property
+    def snapshot(self) -> Policy:
+        """The policy behind the operating point."""
+        return self.point.policy
+
+    @property
+    def store_up(self) -> bool:
+        """Whether the store answers."""
+        return self._store_up is True
 
     async def start(self) -> None:
         """Takes up the policy and begins to follow the store; a store that is down costs its own timeout."""
-        last_good = self._load_last_good()
+        last_good = self._last_good.load()
         if last_good is not None:
-            self.snapshot = self._saved = last_good
+            self.point = OperatingPoint.of(last_good)
             self._made_up = False
-        self._on_change(self.snapshot)
+        self._on_change(self.point)
         await self._sync()
         self._tell("The policy in force")
         await self._save_last_good()
@@ -103,18 +109,20 @@ class LivePolicy:
         `if_match`) or PolicyStoreDown, at once while the store is known to be down. Without `if_match` a concurrent
         change is built upon, not refused.
         """
-        return await self._write(self._checked(patch.changes()), updated_by=updated_by, if_match=if_match)
+        changes = self._checked(patch.changes())
+        return await self._write(lambda policy: policy.patched(changes), updated_by=updated_by, if_match=if_match)
 
     def proposed(self, patch: PolicyPatch) -> Policy:
         """What the policy would be with the patch's fields changed; nothing is stored.
 
         Raises InvalidRequest (threshold outside the range) or GateDigestMismatch.
         """
-        return self.snapshot.model_copy(update=self._checked(patch.changes()))
+        return self.snapshot.patched(self._checked(patch.changes()))
 
     async def replace(self, replacement: PolicyReplacement, *, updated_by: str, if_match: int) -> Policy:
         """Stores and takes up a whole policy. Raises what `patch` raises."""
-        return await self._write(self._checked(replacement.changes()), updated_by=updated_by, if_match=if_match)
+        fields = self._checked(replacement.changes())
+        return await self._write(lambda policy: policy.replaced(fields), updated_by=updated_by, if_match=if_match)
 
     async def rollback(self, version: int, *, updated_by: str) -> Policy:
         """Stores and takes up a new version that says what `version` said; its note tells so.
@@ -125,25 +133,25 @@ class LivePolicy:
         old = await self._store.get(self._name, self._gate_digest, version)
         if old is None:
             raise NotFound(f"Version {version} of this policy is not kept; the history lists those that are.")
-        changes = old.model_dump(include={"threshold", "deferral", "on_remote_failure", "remote_timeout_s"})
-        changes["note"] = f"rollback to version {version}: {old.note}".removesuffix(": ")[:500]
-        return await self._write(changes, updated_by=updated_by, if_match=None)
+        note = f"rollback to version {version}: {old.note}".removesuffix(": ")[:500]
+        # The old version's fields and no others: what a later release has added since was at its default then.
+        return await self._write(lambda _: old.patched({"note": note}), updated_by=updated_by, if_match=None)
 
     async def history(self, limit: int) -> list[Policy]:
         """The newest `limit` versions for this gate, newest first. Raises PolicyStoreDown."""
         return await self._store.history(self._name, self._gate_digest, limit)
 
     def _checked(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """The changes without gate_digest, which may only confirm ours, and with a note, if only an empty one."""
+        """The changes without gate_digest, which may only confirm ours."""
         if changes.pop("gate_digest", self._gate_digest) != self._gate_digest:
             raise GateDigestMismatch(f"A threshold belongs to one gate digest; this edge serves {self._gate_digest}.")
         low, high = self._threshold_range
         if not low <= changes.get("threshold", low) <= high:
             raise InvalidRequest(f"threshold must be between {low:g} and {high:g}, the range of this bundle's score.")
-        # The note tells of the change: the last one's, left standing beside a new threshold, would tell of another.
-        return {"note": "", **changes} if changes else changes
+        return changes
 
-    async def _write(self, changes: dict[str, Any], *, updated_by: str, if_match: int | None) -> Policy:
+    async def _write(self, change: Callable[[Policy], Policy], *, updated_by: str, if_match: int | None) -> Policy:
+        """Stores and takes up what `change` makes of the policy in force; the same object is no change."""
         self._require_store()
         async with self._turn():
             for attempt in range(WRITE_ATTEMPTS):
@@ -151,9 +159,10 @@ class LivePolicy:
                 current = self.snapshot
                 if if_match is not None and if_match != current.version:
                     raise VersionMismatch(f"The policy is at version {current.version}, not {if_match}: read it again.")
-                if not changes:
+                wanted = change(current)
+                if wanted is current:
                     return current
-                policy = await self._next_policy(current, changes, updated_by)
+                policy = await self._stamped(wanted, current.version, updated_by)
                 with suppress(VersionMismatch):
                     await self._store.append(self._name, policy, expected_version=current.version)
                     self._take(policy)
@@ -179,10 +188,10 @@ class LivePolicy:
                 raise self._down_again()
             yield
 
-    async def _next_policy(self, current: Policy, changes: dict[str, Any], updated_by: str) -> Policy:
-        version = max(await self._store.next_version(self._name), current.version + 1)
+    async def _stamped(self, wanted: Policy, current_version: int, updated_by: str) -> Policy:
+        version = max(await self._store.next_version(self._name), current_version + 1)
         stamp = {"version": version, "updated_at": datetime.now(UTC), "updated_by": updated_by[:100]}
-        return Policy.model_validate(current.model_dump() | changes | stamp)
+        return wanted.model_copy(update=stamp)
 
     async def _settle(self) -> None:
         """Reconciles until no other replica is faster."""
@@ -230,28 +239,33 @@ class LivePolicy:
         inherited: dict[str, Any] = {}
         note = "default of the bundle"
         if newest is not None:
-            inherited = newest.model_dump(include={"deferral", "on_remote_failure", "remote_timeout_s"})
+            inherited = newest.wishes()
             note = f"new gate: default threshold of the bundle, all else from version {newest.version}"
-        return Policy(
-            version=version,
-            gate_digest=self._gate_digest,
-            threshold=self._default_threshold,
-            note=note,
-            updated_at=datetime.now(UTC),
-            updated_by="gatekeeper",
-            **inherited,
+        return Policy.model_validate(
+            inherited
+            | {
+                "version": version,
+                "gate_digest": self._gate_digest,
+                "threshold": self._default_threshold,
+                "note": note,
+                "updated_at": datetime.now(UTC),
+                "updated_by": "gatekeeper",
+            }
         )
 
     def _take(self, policy: Policy) -> None:
         """Takes up a policy that the store holds."""
         self._made_up = False
         if policy != self.snapshot:
-            self.snapshot = policy
+            self.point = OperatingPoint.of(policy)
             self._tell("The policy has changed")
-            self._on_change(policy)
+            self._on_change(self.point)
 
     def _tell(self, what: str) -> None:
-        fields = self.snapshot.model_dump(mode="json", exclude={"gate_digest", "updated_at"})
+        unknown = sorted(self.snapshot.model_extra or ())
+        fields = self.snapshot.model_dump(mode="json", exclude={"gate_digest", "updated_at", *unknown})
+        if unknown:
+            fields["without_effect_here"] = [name[:MAX_NAME_CHARS] for name in unknown[:UNKNOWN_TOLD]]
         logger.info(what, extra={"policy": fields})
 
     async def _follow(self) -> None:
@@ -292,38 +306,6 @@ class LivePolicy:
         logger.log(logging.INFO if up else logging.WARNING, detail)
         self._on_store_up(up)
 
-    def _load_last_good(self) -> Policy | None:
-        if self._last_good_path is None:
-            return None
-        try:
-            with self._last_good_path.open("rb") as file:
-                policy = read_document(file.read(MAX_DOCUMENT_BYTES + 1))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            logger.warning("The last good policy in %s is unreadable: %s.", self._last_good_path, why)
-            return None
-        return policy if policy.gate_digest == self._gate_digest else None
-
     async def _save_last_good(self) -> None:
-        """Keeps the snapshot for a start while the store is down. A failure is logged: the policy itself is safe."""
-        policy, path = self.snapshot, self._last_good_path
-        if path is None or self._made_up or policy == self._saved:
-            return
-        self._saved = policy
-        try:
-            await asyncio.to_thread(_write_atomically, path, policy.model_dump_json(indent=2))
-        except OSError as error:
-            logger.warning("Cannot keep the last good policy in %s: %s.", path, error.strerror)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """A reader, or a start after a power cut, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        if not self._made_up:
+            await self._last_good.save(self.snapshot)

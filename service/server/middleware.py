@@ -9,16 +9,13 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.keys import Caller
 from service.errors import GatekeeperError
+from service.server.running import running
 from service.server.sites import Sites
-
-if TYPE_CHECKING:
-    from service.access.keys import Caller
-    from service.runtime import Runtime
 
 Refuse = Callable[[Scope, GatekeeperError], ASGIApp]
 
@@ -57,7 +54,7 @@ class RequestMiddleware:
         given = headers.get(b"x-request-id")
         request_id = os.urandom(8).hex() if given is None or not VALID_ID.fullmatch(given) else given.decode()
         scope["gatekeeper.request_id"] = request_id
-        runtime: Runtime = scope["app"].state.runtime
+        service = running(scope["app"])
         status = 500
         method = scope["method"]
         if method == "HEAD":  # is GET; the server leaves out the body
@@ -68,7 +65,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].extend(answer_headers(scope))
-                if runtime.draining:  # a kept-alive client would find its connection closed in the middle of a send
+                if service.lifecycle.draining:
+                    # A kept-alive client would find its connection closed in the middle of a send.
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
@@ -80,7 +78,7 @@ class RequestMiddleware:
             seconds = time.perf_counter() - began
             path = scope["path"]
             route = path if path in self._routes else "other"
-            runtime.metrics.observe_request(route, status, seconds)
+            service.metrics.observe_request(route, status, seconds)
             if self._access_log:
                 logger.info(
                     "request",

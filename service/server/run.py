@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from service.errors import StartupError
 from service.server.connections import ConnectionLimits, Connections, room_for
+from service.server.running import running, running_yet
 from service.settings import EdgeSettings, LargeSettings
 
 OTHER_FILES = 128  # of libraries, stores and logs
@@ -107,8 +108,8 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
             raise error from None
         raise
     logger.info("stopped")
-    runtime = getattr(app.state, "runtime", None)
-    if runtime is not None and runtime.batcher.running:
+    service = running_yet(app)
+    if service is not None and service.batcher.running:
         # A thread that is still in torch when the interpreter goes away aborts the process with exit code 134.
         logging.shutdown()
         os._exit(0)
@@ -120,14 +121,16 @@ def _connections(app: FastAPI, settings: EdgeSettings | LargeSettings) -> Connec
     limits = ConnectionLimits(room, settings.client_timeout_s, settings.max_header_bytes)
 
     def count(kind: str) -> None:
-        app.state.runtime.metrics.count_rejected(kind)
+        running(app).metrics.count_rejected(kind)
 
     def overloaded() -> int | None:
-        runtime = app.state.runtime
-        return runtime.batcher.retry_after_s() if runtime.batcher.overloaded() and not runtime.draining else None
+        service = running(app)
+        if service.lifecycle.draining or not service.batcher.overloaded():
+            return None
+        return service.batcher.retry_after_s()
 
     def count_shed() -> None:
-        app.state.runtime.metrics.count_shed()
+        running(app).metrics.count_shed()
 
     if settings.access_log or (isinstance(settings, EdgeSettings) and settings.admin_port is not None):
         return Connections(limits, count)  # every refusal has a line of its own, or a port to be looked at
@@ -170,7 +173,7 @@ class _DrainingServer(uvicorn.Server):
         logger.info("listening", extra={"addresses": addresses})
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if not hasattr(self._app.state, "runtime"):
+        if running_yet(self._app) is None:
             os._exit(0)  # the model is being loaded, which may take a minute, and nobody has been answered yet
         self._loop.call_soon_threadsafe(self._heed, number)
 
@@ -183,7 +186,7 @@ class _DrainingServer(uvicorn.Server):
             self.should_exit = self.force_exit = True
         elif self._signals == 1:
             logger.info("draining", extra={"drain_s": self._drain_s})
-            self._app.state.runtime.draining = True
+            running(self._app).lifecycle.draining = True
             self._loop.call_later(self._drain_s, self._end_window)
         else:
             self._end_window()

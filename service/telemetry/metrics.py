@@ -4,32 +4,29 @@ No label ever holds a raw path, a text or an id; children that are known at star
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.utils import floatToGoString
 
+from service.outcomes import REMOTE_REASONS, Draft, Outcome, Settled
 from service.telemetry.outage import Deferrals
+from service.telemetry.recent import RecentItems
 
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 5.0, 10.0, 30.0)
 FORWARD_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS[:12])
 BATCH_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# What may come of a call to the large model; the other reasons are those for which none is made.
 REMOTE_OUTCOMES = ("ok", "remote_unavailable", "remote_timeout", "remote_bad_answer", "remote_limit")
-DECISIONS = ("accepted", "deferred", "degraded", "failed")
-WHY_NOT_DEFERRED = (
-    *("remote_unavailable", "remote_timeout", "remote_bad_answer"),
-    *("breaker_open", "remote_limit", "deadline"),
-)
 # All that can happen to an item without an override: a child that appears late loses its first increase in a rate().
 KNOWN_OUTCOMES = (
     ("accepted", "none"),
     ("accepted", "deferral_off"),
     ("deferred", "below_threshold"),
     ("deferred", "remote_degraded"),
-    *(("degraded", reason) for reason in WHY_NOT_DEFERRED),
-    *(("failed", reason) for reason in WHY_NOT_DEFERRED),
+    *(("degraded", reason) for reason in REMOTE_REASONS),
+    *(("failed", reason) for reason in REMOTE_REASONS),
 )
 
 # Statuses and refusals of the classify route that alerts count, for the same reason.
@@ -43,44 +40,12 @@ def _le(bound: float) -> str:
     return str(floatToGoString(bound))  # type: ignore[no-untyped-call]  # prometheus_client's
 
 
-class RecentItems:
-    """The last `size` items without an override: how sure the small model was, and what became of each."""
-
-    def __init__(self, size: int = 1000) -> None:
-        self._confidences: deque[float] = deque(maxlen=size)
-        self._decisions: deque[str] = deque(maxlen=size)
-        self.ever = self.accepted_ever = 0  # since the start, however many are kept
-
-    def __len__(self) -> int:
-        return len(self._decisions)
-
-    def add(self, confidence: float, decision: str) -> None:
-        self._confidences.append(confidence)
-        self._decisions.append(decision)
-        self.ever += 1
-        self.accepted_ever += decision == "accepted"
-
-    def deferral_ratio(self) -> float:
-        """The share that the gate chose to defer; NaN before the first."""
-        items = len(self._decisions)
-        return (items - self._decisions.count("accepted")) / items if items else math.nan
-
-    def decisions(self) -> dict[str, int]:
-        """Items by decision."""
-        return {name: self._decisions.count(name) for name in DECISIONS}
-
-    def confidences(self) -> list[float]:
-        """Oldest first."""
-        return list(self._confidences)
-
-
 class Metrics:
     """The metrics of one process that serves one model, in a registry of their own."""
 
     def __init__(self, model: str, gate_digest: str, version: str, confidence_range: tuple[float, float]) -> None:
         self.registry = CollectorRegistry()
         self.model = model
-        self.recent = RecentItems()
         low, high = confidence_range
         self.confidence_bounds = [low + (high - low) * step / 20 for step in range(1, 21)]
         own = self.registry
@@ -115,7 +80,7 @@ class Metrics:
         Gauge("gatekeeper_build_info", "1", ["version", "model", "gate_digest"], registry=own).labels(
             version, model, gate_digest
         ).set(1)
-        self._item_children = {
+        self._item_children: dict[tuple[str, str, str], Counter] = {
             (decision, reason, "none"): self._items.labels(model, decision, reason, "none")
             for decision, reason in KNOWN_OUTCOMES
         }
@@ -137,16 +102,16 @@ class Metrics:
             registry=own,
         )
 
-    def count_item(self, decision: str, reason: str | None, override: str, confidence: float) -> None:
-        """One item's outcome."""
-        key = (decision, reason or "none", override)
-        child = self._item_children.get(key)
-        if child is None:
-            child = self._item_children[key] = self._items.labels(self.model, *key)
-        child.inc()
-        self._confidence.observe(confidence)
-        if override == "none":
-            self.recent.add(confidence, decision)
+    def on_settled(self, call: Settled, outcomes: Sequence[Outcome[Draft, object]]) -> None:
+        """Count the items of a request by what became of them."""
+        override = call.override
+        for outcome in outcomes:
+            key = (outcome.decision, outcome.reason or "none", override)
+            child = self._item_children.get(key)
+            if child is None:
+                child = self._item_children[key] = self._items.labels(self.model, *key)
+            child.inc()
+            self._confidence.observe(outcome.draft.confidence)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         child = self._request_children.get((route, status))
@@ -193,15 +158,23 @@ class Metrics:
 
 
 class EdgeMetrics(Metrics):
-    """What only an edge has: a gate, a policy and a remote."""
+    """What only an edge has: a gate, a policy and a remote. `recent` and `deferrals` are read when scraped."""
 
-    def __init__(self, model: str, gate_digest: str, version: str, confidence_range: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        model: str,
+        gate_digest: str,
+        version: str,
+        confidence_range: tuple[float, float],
+        recent: RecentItems,
+        deferrals: Deferrals,
+    ) -> None:
         super().__init__(model, gate_digest, version, confidence_range)
         own = self.registry
         ratio = Gauge(
             "gatekeeper_deferral_ratio", "Over the last 1,000 items without an override", ["model"], registry=own
         ).labels(model)
-        ratio.set_function(self.recent.deferral_ratio)
+        ratio.set_function(recent.deferral_ratio)
         self._expected_deferral_ratio = Gauge(
             "gatekeeper_expected_deferral_ratio",
             "What the calibration data expect at the current threshold",
@@ -235,13 +208,12 @@ class EdgeMetrics(Metrics):
             ["endpoint"],
             registry=own,
         )
-        self.deferrals = Deferrals()
         Gauge(
             "gatekeeper_deferrals_degrading",
             "1: of the last requests that were deferred nearly all were degraded or failed, whatever the reason",
             ["model"],
             registry=own,
-        ).labels(model).set_function(lambda: float(self.deferrals.degrading() is not None))
+        ).labels(model).set_function(lambda: float(deferrals.degrading() is not None))
         self._remote_requests = Counter(
             "gatekeeper_remote_requests_total", "Calls to the large model", ["outcome"], registry=own
         )

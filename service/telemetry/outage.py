@@ -7,8 +7,10 @@ Pure: no I/O, the clock is passed in.
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from service.outcomes import Draft, Outcome, Settled
 
 LAST = 20  # requests that needed the large model
 WITHIN_S = 60.0  # older ones say nothing of now, so that the state ends by itself when no more come
@@ -30,7 +32,7 @@ class Degrading:
 
 
 class Deferrals:
-    """What became of the last requests that the gate deferred; `note` each, ask `degrading` when somebody looks."""
+    """What became of the last requests that the gate deferred; it listens; ask `degrading` when somebody looks."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -40,6 +42,19 @@ class Deferrals:
         self._reasons: Counter[str] = Counter()  # since it began
         self._told = False
         self._tell_at = 0.0
+
+    def on_settled(self, _: Settled, outcomes: Sequence[Outcome[Draft, object]]) -> None:
+        """Note a request of which anything was deferred: answered, if the large model answered any of its items."""
+        reason: str | None = None
+        for outcome in outcomes:
+            if outcome.decision == "accepted":
+                continue
+            if outcome.decision == "deferred" and outcome.reason != "remote_degraded":
+                self.note(None)
+                return
+            reason = outcome.reason
+        if reason is not None:
+            self.note(reason)
 
     def note(self, reason: str | None) -> None:
         """One request: None if the large model answered, else why it did not."""

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from support.processes import Service, eventually
 
-from service.api.classify import ClassifyResponse
+from service.api.documents import ClassifyResponse
 from service.api.problems import Problem
 
 EASY = "what is my checking account balance"

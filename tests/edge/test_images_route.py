@@ -25,7 +25,7 @@ from models.data.datasets import load_dataset
 from models.data.images import ImageFile, decode
 from models.evaluation.parity import _batches
 from models.inference.classifier import Classifier, load_classifier
-from service.api.classify import ClassifyResponse
+from service.api.documents import ClassifyResponse
 from service.api.problems import Problem
 from service.cli import main
 from service.commands.up import _example

@@ -22,7 +22,7 @@ from support.processes import Service, admin, eventually, spawn_edge, stopping
 from support.redis_server import RedisServer, free_port
 
 from service.policy.document import MAX_VERSION, Policy
-from service.policy.store import RedisPolicyStore
+from service.policy.redis import RedisPolicyStore
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
 

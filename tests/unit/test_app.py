@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ async def test_an_unforeseen_error_is_a_problem_without_its_words(tmp_path: Path
     """Its client learns that it was not the request; the log has the rest."""
 
     class Broken:
-        async def classify(self, *_: object) -> None:
+        async def answer(self, *_: object) -> None:
             raise LookupError("a secret of the inside")
 
     async with started(tmp_path) as app, client_of(app) as client:
-        app.state.runtime.classifier = Broken()
+        app.state.runtime = replace(app.state.runtime, answerer=Broken())
         answer = await client.post("/v1/classify", json={"inputs": "hello"})
         assert answer.status_code == 500
         assert answer.headers["content-type"] == "application/problem+json"

@@ -22,14 +22,17 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
-from support.fakes import LABELS, FakeRemote, FakeSmallModel, Script, large_answer
+from support.fakes import LABELS, FakePrediction, FakeRemote, FakeSmallModel, Script, large_answer
 
 from service.access.budgets import RateLimits
 from service.access.keys import ApiKeys
 from service.api import classify
+from service.api.classify import ClassifyCall
 from service.api.problems import install_problems, refusal
 from service.batching.batcher import Batcher, BatchLimits
-from service.cascade.cascade import Answer, Call, Cascade, Output
+from service.cascade.call import Answer
+from service.cascade.cascade import Cascade
+from service.cascade.drafts import BatchedModel
 from service.errors import (
     BreakerOpen,
     ClientGone,
@@ -43,13 +46,19 @@ from service.errors import (
     RemoteTimeout,
     RemoteUnavailable,
 )
+from service.outcomes import Outcome
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
-from service.policy.store import SqlitePolicyStore
+from service.policy.operating_point import OperatingPoint
+from service.policy.sqlite import SqlitePolicyStore
+from service.remote.large_model import RemoteAnswer
 from service.server.intake import Intake
 from service.server.middleware import DirectRoute, RequestMiddleware
+from service.server.running import Lifecycle
 from service.server.sites import Sites
 from service.telemetry.metrics import EdgeMetrics
+from service.telemetry.outage import Deferrals
+from service.telemetry.recent import RecentItems
 
 ERRORS = [RemoteUnavailable, RemoteTimeout, RemoteBadAnswer, BreakerOpen, RemoteLimit, DeadlineExceeded]
 # Few values, so that ties with the threshold are common; None: the model raises on it.
@@ -64,7 +73,7 @@ OVERRIDES = st.one_of(
     st.tuples(THRESHOLDS, st.just("auto")),
     st.tuples(st.none() | THRESHOLDS, st.sampled_from(["small", "large"])),
 )
-Outcome = tuple[str, str, str]  # decision, reason, override
+Counted = tuple[str, str, str]  # decision, reason, override
 DEPTHS = [
     pytest.param(150, id="default"),
     pytest.param(1_500, id="deep", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
@@ -129,12 +138,25 @@ WORLDS = st.builds(
 
 
 @dataclass
+class Output:
+    """What the client must be told of one item: (label, score) pairs, and whose they are."""
+
+    answer: tuple[str, float]
+    confidence: float
+    decision: str
+    answered_by: str
+    reason: str | None
+    small: tuple[str, float]
+    top: list[tuple[str, float]]
+
+
+@dataclass
 class Expectation:
     """What must become of one request, told from its plan alone: the second opinion."""
 
     raises: type[Exception] | None
     outputs: list[Output]
-    outcomes: list[Outcome]
+    outcomes: list[Counted]
     asks: bool
 
 
@@ -199,9 +221,8 @@ def _output(world: World, plan: Plan, text: str, position: int, *, defers: bool,
     answer = large_answer(text, plan.top_k)
     reason = "remote_degraded" if position in plan.degraded else reason
     large: Any = (answer.label, answer.score)
-    return Output(
-        large, prediction.confidence, "deferred", "large", reason, small, answer.top if plan.top_k > 1 else ()
-    )
+    top = list(answer.top) if plan.top_k > 1 else []
+    return Output(large, prediction.confidence, "deferred", "large", reason, small, top)
 
 
 class Stage:
@@ -211,7 +232,8 @@ class Stage:
         self.world = world
         self.model = FakeSmallModel()
         self.remote = FakeRemote(world.breaker_open)
-        self.metrics = EdgeMetrics("small", "gate-a", "0", (0.0, 1.0))
+        recent, deferrals = RecentItems(), Deferrals()
+        self.metrics = EdgeMetrics("small", "gate-a", "0", (0.0, 1.0), recent, deferrals)
         self.batcher: Batcher[Any, Any] = Batcher(
             self.model,
             BatchLimits(world.max_batch_items, max_queue_items=10_000),
@@ -230,16 +252,18 @@ class Stage:
             on_change=lambda _: None,
             on_store_up=lambda _: None,
         )
-        policy.snapshot = Policy(
+        wished = Policy(
             version=7,
             gate_digest="gate-a",
-            threshold=world.threshold,
-            deferral=world.deferral,
+            threshold=0.5,
             on_remote_failure=world.on_remote_failure,
             updated_at=datetime.now(UTC),
             updated_by="test",
         )
-        self.cascade = Cascade(LABELS, self.batcher, policy, self.remote, self.metrics)
+        # In force is another point than the one that is wished: the gate stands at the former.
+        policy.point = OperatingPoint(world.threshold, world.deferral, wished.version, "controller", wished)
+        listeners = (self.metrics.on_settled, recent.on_settled, deferrals.on_settled)
+        self.cascade = Cascade(BatchedModel(self.batcher), policy, self.remote, listeners)
 
     def prepare(self, number: int) -> tuple[Plan, list[str], Script]:
         """Tell the models what to make of request `number`; its texts."""
@@ -254,7 +278,7 @@ class Stage:
         )
         return plan, texts, script
 
-    def counted(self) -> Counter[Outcome]:
+    def counted(self) -> Counter[Counted]:
         return Counter(
             {
                 (sample.labels["decision"], sample.labels["reason"], sample.labels["override"]): int(sample.value)
@@ -277,12 +301,12 @@ async def staged(world: World, folder: Path) -> AsyncIterator[Stage]:
         await stage.batcher.aclose()
 
 
-async def ask(stage: Stage, number: int) -> Answer | BaseException:
+async def ask(stage: Stage, number: int) -> Answer[Any, Any] | BaseException:
     """One request of the world: its answer, or what it raised."""
     plan, texts, script = stage.prepare(number)
     threshold, route = plan.override
     deadline = time.monotonic() + 9.0 if plan.own_deadline else None  # below the policy's ten seconds
-    call = Call(texts, texts, f"id-{number}", plan.top_k, threshold, route, deadline)
+    call = ClassifyCall(texts, f"id-{number}", threshold, route, deadline, inputs=texts, top_k=plan.top_k)
 
     async def disconnected() -> None:
         if plan.ending == "client leaves":
@@ -290,7 +314,7 @@ async def ask(stage: Stage, number: int) -> Answer | BaseException:
         else:
             await asyncio.Event().wait()
 
-    asking = asyncio.ensure_future(stage.cascade.classify(call, disconnected))
+    asking = asyncio.ensure_future(stage.cascade.answer(call, disconnected))
     if plan.ending == "is cancelled":
         called = asyncio.ensure_future(script.asked.wait())
         await asyncio.wait((asking, called), return_when=asyncio.FIRST_COMPLETED)
@@ -306,7 +330,7 @@ async def ask(stage: Stage, number: int) -> Answer | BaseException:
 async def enact(world: World, folder: Path) -> None:
     async with staged(world, folder) as stage:
         results = await asyncio.gather(*(ask(stage, number) for number in range(len(world.plans))))
-        outcomes: Counter[Outcome] = Counter()
+        outcomes: Counter[Counted] = Counter()
         for number, (plan, result) in enumerate(zip(world.plans, results, strict=True)):
             texts = [f"request {number} item {position}" for position in range(len(plan.confidences))]
             wanted = expected(world, plan, texts)
@@ -319,24 +343,28 @@ async def enact(world: World, folder: Path) -> None:
         check_metrics(stage, outcomes)
 
 
-def check(wanted: Expectation, result: Answer | BaseException, plan: Plan, world: World) -> None:
+def check(wanted: Expectation, result: Answer[Any, Any] | BaseException, plan: Plan, world: World) -> None:
     if wanted.raises is not None:
         assert type(result) is wanted.raises, result
         return
     assert isinstance(result, Answer), result
     assert result.policy_version == 7
     assert result.threshold == (world.threshold if plan.override[0] is None else plan.override[0])
-    assert [plain(output) for output in result.outputs] == [plain(output) for output in wanted.outputs]
+    assert [told(outcome, plan.top_k) for outcome in result.outcomes] == wanted.outputs
 
 
-def plain(output: Output) -> tuple[Any, ...]:
-    small = None if output.small is None else tuple(output.small)
-    top = [tuple(entry) for entry in output.top]
-    answer = tuple(output.answer)
-    return answer, output.confidence, output.decision, output.answered_by, output.reason, small, top
+def told(outcome: Outcome[FakePrediction, RemoteAnswer], top_k: int) -> Output:
+    """What the outcome says of its item, in labels."""
+    draft, answer = outcome.draft, outcome.answer
+    assert (answer is not None) == (outcome.answered_by == "large")
+    small = [(LABELS[label], score) for label, score in draft.top(top_k)]
+    ranked = small if answer is None else list(answer.top)
+    first = small[0] if answer is None else (answer.label, answer.score)
+    top = ranked if top_k > 1 else []
+    return Output(first, draft.confidence, outcome.decision, outcome.answered_by, outcome.reason, small[0], top)
 
 
-def check_metrics(stage: Stage, outcomes: Counter[Outcome]) -> None:
+def check_metrics(stage: Stage, outcomes: Counter[Counted]) -> None:
     assert stage.counted() == outcomes
     assert stage.sample("confidence_count") == outcomes.total()
     own = Counter({key: count for key, count in outcomes.items() if key[2] == "none"})
@@ -382,11 +410,11 @@ def an_app(stage: Stage) -> FastAPI:
         api_keys=ApiKeys(None, None, source="", on_names=lambda _: None),
         batcher=stage.batcher,
         rate_limits=RateLimits(None, group="", on_spent=lambda *_: None, on_shared=lambda _: None),
-        classifier=stage.cascade,
+        answerer=stage.cascade,
         decoder=None,
         intake=Intake(100_000),
         max_body_bytes=100_000,
-        draining=False,
+        lifecycle=Lifecycle(),
         labels=LABELS,
         metrics=stage.metrics,
         name="small",
@@ -431,7 +459,7 @@ async def enact_over_http(world: World, folder: Path) -> None:
         app = an_app(stage)
         numbers = [n for n, plan in enumerate(world.plans) if plan.ending != "is cancelled"]
         answers = await asyncio.gather(*(post(app, stage, number) for number in numbers))
-        outcomes: Counter[Outcome] = Counter()
+        outcomes: Counter[Counted] = Counter()
         refusals: Counter[int] = Counter()
         for number, (status, document) in zip(numbers, answers, strict=True):
             plan = world.plans[number]
@@ -452,7 +480,7 @@ async def enact_over_http(world: World, folder: Path) -> None:
 
 def as_json(output: Output, top_k: int) -> dict[str, Any]:
     """The contract's words for an output."""
-    (label, score), (small_label, small_score) = output.answer, output.small or ("", 0.0)
+    (label, score), (small_label, small_score) = output.answer, output.small
     document = {
         "label": label,
         "score": score,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.cascade.cascade import unless_gone
+from service.cascade.client_gone import unless_gone
 from service.errors import ClientGone, RemoteTimeout
 
 

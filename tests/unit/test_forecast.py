@@ -1,6 +1,7 @@
 """What a policy would do, against counting by hand."""
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,20 +10,15 @@ from scipy.stats import ks_2samp
 from models.bundle import Calibration
 from service.policy.document import Policy
 from service.policy.forecast import BINS, Forecast
-from service.telemetry.metrics import RecentItems
+from service.policy.operating_point import OperatingPoint
+from service.telemetry.recent import RecentItems
 
 
-def policy(threshold: float, deferral: str = "on", version: int = 1) -> Policy:
-    return Policy.model_validate(
-        {
-            "version": version,
-            "gate_digest": "d",
-            "threshold": threshold,
-            "deferral": deferral,
-            "updated_at": datetime(2026, 1, 1, tzinfo=UTC),
-            "updated_by": "test",
-        }
-    )
+def point(threshold: float, deferral: Literal["on", "off"] = "on", version: int = 1) -> OperatingPoint:
+    """In force, whatever the operator wishes."""
+    wished = {"threshold": 0.123, "updated_at": datetime(2026, 1, 1, tzinfo=UTC), "updated_by": "test"}
+    policy = Policy.model_validate({"version": version, "gate_digest": "d"} | wished)
+    return OperatingPoint(threshold, deferral, version, "controller", policy)
 
 
 def recent(*confidences: float) -> RecentItems:
@@ -37,7 +33,7 @@ FOUR = Calibration(np.array([0.9, 0.8, 0.3, 0.2]), np.array([1.0, 0, 0, 1]), np.
 
 
 def test_both_policies_stand_side_by_side() -> None:
-    found = Forecast(FOUR, recent(0.1, 0.25, 0.5, 0.95)).preview(policy(0.25, version=7), policy(0.5))
+    found = Forecast(FOUR, recent(0.1, 0.25, 0.5, 0.95)).preview(point(0.25, version=7), point(0.5))
     assert found.version == 7
     assert (found.current.expected_deferral_ratio, found.proposed.expected_deferral_ratio) == (0.25, 0.5)
     assert (found.current.expected_joint_accuracy, found.proposed.expected_joint_accuracy) == (0.25, 0.5)
@@ -48,23 +44,23 @@ def test_both_policies_stand_side_by_side() -> None:
 
 def test_a_threshold_accepts_the_item_that_equals_it() -> None:
     """As the gate does: accept iff confidence >= threshold."""
-    found = Forecast(FOUR, recent(0.3, 0.2)).outlook(policy(0.3))
+    found = Forecast(FOUR, recent(0.3, 0.2)).outlook(point(0.3))
     assert (found.expected_deferral_ratio, found.recent_deferral_ratio) == (0.25, 0.5)
 
 
 def test_the_change_of_joint_accuracy_has_an_interval_from_the_items_that_change_sides() -> None:
-    change = Forecast(FOUR, recent()).preview(policy(0.25), policy(0.5)).joint_accuracy_change
+    change = Forecast(FOUR, recent()).preview(point(0.25), point(0.5)).joint_accuracy_change
     assert change is not None
     differences = np.array([0, 0, 1.0, 0])
     margin = 1.959964 * differences.std() / 2
     assert (change.value, change.low, change.high) == pytest.approx((0.25, 0.25 - margin, 0.25 + margin))
-    same = Forecast(FOUR, recent()).preview(policy(0.25), policy(0.26)).joint_accuracy_change
+    same = Forecast(FOUR, recent()).preview(point(0.25), point(0.26)).joint_accuracy_change
     assert same is not None
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
 def test_with_deferral_off_nothing_is_deferred_whatever_the_threshold() -> None:
-    found = Forecast(FOUR, recent(0.1)).outlook(policy(1.0, "off"))
+    found = Forecast(FOUR, recent(0.1)).outlook(point(1.0, "off"))
     assert (found.expected_deferral_ratio, found.recent_deferral_ratio, found.expected_joint_accuracy) == (0, 0, 0.5)
 
 
@@ -77,10 +73,10 @@ def test_what_is_expected_is_what_the_calibration_data_say(graded: bool) -> None
     data = Calibration(generator.beta(5, 1, 500).round(2), small, large)
     forecast = Forecast(data, recent())
     for threshold in (-np.inf, 0.0, 0.5, *np.unique(data.confidence), 1.0, np.inf):
-        found = forecast.outlook(policy(min(max(threshold, -9.0), 9.0)))
+        found = forecast.outlook(point(min(max(threshold, -9.0), 9.0)))
         assert found.expected_deferral_ratio == data.deferral_ratio(threshold)
         assert found.expected_joint_accuracy == pytest.approx(data.joint_accuracy(threshold), abs=1e-12)
-    change = forecast.preview(policy(0.9), policy(0.4)).joint_accuracy_change
+    change = forecast.preview(point(0.9), point(0.4)).joint_accuracy_change
     assert change is not None
     moved = (data.confidence >= 0.4) & (data.confidence < 0.9)
     differences = np.where(moved, small - large, 0.0)
@@ -89,17 +85,17 @@ def test_what_is_expected_is_what_the_calibration_data_say(graded: bool) -> None
 
 
 def test_what_is_not_known_is_null() -> None:
-    nothing = Forecast(None, recent()).preview(policy(0.5), policy(0.6))
+    nothing = Forecast(None, recent()).preview(point(0.5), point(0.6))
     assert nothing.current.model_dump(exclude={"threshold", "deferral"}) == {
         "expected_deferral_ratio": None,
         "expected_joint_accuracy": None,
         "recent_deferral_ratio": None,
     }
     assert (nothing.joint_accuracy_change, nothing.confidence_drift, nothing.large_accuracy) == (None, None, None)
-    without_large = Forecast(Calibration(FOUR.confidence, FOUR.small_correct, None), recent()).outlook(policy(0.5))
+    without_large = Forecast(Calibration(FOUR.confidence, FOUR.small_correct, None), recent()).outlook(point(0.5))
     assert (without_large.expected_deferral_ratio, without_large.expected_joint_accuracy) == (0.5, None)
     alone = Forecast(Calibration(FOUR.confidence, FOUR.small_correct, None), recent())
-    assert alone.preview(policy(0.5), policy(0.6)).small_accuracy == 0.5
+    assert alone.preview(point(0.5), point(0.6)).small_accuracy == 0.5
 
 
 def test_the_drift_is_the_two_sample_kolmogorov_smirnov_distance() -> None:

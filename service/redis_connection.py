@@ -1,4 +1,7 @@
-"""REDIS_URL as connections: what is wrong with it is told at the start, and why a connection failed, in our words."""
+"""REDIS_URL as connections, set up once for policies and limits.
+
+What is wrong with it is told at the start, and why a connection failed, in our words.
+"""
 
 import inspect
 import re
@@ -11,6 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from service.errors import StartupError
 
@@ -37,8 +42,18 @@ def label_of(url: str) -> str:
     return f"Redis at {parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 
-def open_pool(url: str, ours: dict[str, Any], **options: Any) -> ConnectionPool:
-    """Connects on first use; `ours` wins over what the URL says. Raises StartupError for what can never work."""
+def open_pool(url: str, timeout_s: float, **options: Any) -> ConnectionPool:
+    """Connects on first use. Raises StartupError for what can never work.
+
+    The service's own timeout wins over what the URL says, and so does whatever changes how replies are read.
+    """
+    ours = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),  # who asks decides when to try again
+        "protocol": 2,  # replies of one shape, whatever the server
+        "decode_responses": False,
+    }
     where = f"REDIS_URL ({label_of(url)})"
     _check_options(url, where)
     try:

@@ -10,8 +10,8 @@ from support.certificates import Authority
 
 from service.cli import main
 from service.errors import PolicyStoreDown
-from service.policy.store import RedisPolicyStore
-from service.redis_url import reason_of
+from service.policy.redis import RedisPolicyStore
+from service.redis_connection import reason_of
 
 SECRET = "hush-hush"
 
