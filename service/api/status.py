@@ -1,6 +1,6 @@
 """What an operator looks at first: the documents of GET /admin/v1/status and GET /console/state."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.policy.document import OperatorFields, Policy
 from service.policy.forecast import Histogram, Outlook
@@ -64,6 +64,8 @@ class Status(BaseModel):
 
 class PolicyInForce(OperatorFields):
     """The policy without its note and author: these are for those who have the token."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     version: int
 
