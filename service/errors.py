@@ -216,9 +216,13 @@ class LargeModelLate(LargeModelFailed):
 
 
 class RemoteError(GatekeeperError):
-    """Why a deferral failed; `reason` is one of the closed set in the classify contract."""
+    """Why a deferral failed; `reason` is one of the closed set in the classify contract.
+
+    provoked: a client can provoke it at will, so that it says nothing of the large model.
+    """
 
     reason: ClassVar[RemoteReason]
+    provoked: bool = False
 
 
 class RemoteUnavailable(RemoteError):

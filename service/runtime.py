@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import math
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -33,17 +33,17 @@ from service.api.status import (
 )
 from service.batching.batcher import Batcher, BatchLimits
 from service.cascade.cascade import Cascade, Classifier, LargeModel, Prediction
-from service.errors import RemoteBadAnswer, RemoteError, StartupError
+from service.errors import StartupError
 from service.images.decoder import DecodeLimits, Decoder, DecodingClassifier
 from service.images.reader import ImageReader
 from service.policy.forecast import Forecast
 from service.policy.live import LivePolicy
 from service.policy.operating_point import OperatingPoint
 from service.policy.store import PolicyStore, open_policy_store
-from service.remote.coalescing import PackingRemote
-from service.remote.endpoint import Endpoint
+from service.remote.coalescing import Coalescer
+from service.remote.gatekeeper_wire import GatekeeperWire, divided
 from service.remote.http import trusted_roots
-from service.remote.pool import GatekeeperRemote, RemoteLimits
+from service.remote.pool import EndpointLimits, Pool
 from service.server.intake import Intake
 from service.settings import EdgeSettings, LargeSettings
 from service.telemetry.metrics import EdgeMetrics, Metrics
@@ -52,9 +52,6 @@ logger = logging.getLogger(__name__)
 
 INLINE_BELOW_S = 0.002  # a forward pass of 32 items quicker than this is not worth a thread switch
 INLINE_LONGEST_S = 0.05  # nothing may keep the event loop for longer
-LABELS_RETRY_S = (2.0, 60.0)  # the first time, then twice as long each time, up to that
-EXAMPLE_CHARS = 80  # of a label, in a log
-LABELS_ATTEMPTS = 10  # some minutes, at a server that answers something else; one that is away is asked for ever
 WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 MIB = 1024 * 1024
 # Of one body, and of all on their way: with four clients that send as much as they may, a service stays within a
@@ -103,7 +100,7 @@ class EdgeRuntime(Runtime):
         self._confidence_range = _shown_range(self.threshold_range, calibration)
         self.metrics = EdgeMetrics(self.name, bundle.gate_digest, code_version(), self._confidence_range)
         self.store_up = False
-        self.remote: GatekeeperRemote
+        self.remote: Pool
         self.forecast = Forecast(calibration, self.metrics.recent)
         if calibration is not None:
             self.metrics.expect_confidences(calibration.shares_up_to(self.metrics.confidence_bounds))
@@ -169,7 +166,8 @@ class EdgeRuntime(Runtime):
             labels=len(self.labels),
             foreign_labels=self.settings.remote_foreign_labels,
             endpoints=[
-                EndpointState.model_validate(endpoint, from_attributes=True) for endpoint in self.remote.endpoints
+                EndpointState(name=endpoint.name, breaker_open=endpoint.breaker_open, **asdict(endpoint.wire.facts))
+                for endpoint in self.remote.endpoints
             ],
             policy_store=self._store_kind,
             policy_store_up=self.store_up,
@@ -178,8 +176,7 @@ class EdgeRuntime(Runtime):
         )
 
     def meet(self, handshake: str) -> None:
-        for endpoint in self.remote.endpoints:
-            endpoint.meet(handshake)
+        self.remote.was_asked(handshake)
 
     @property
     def _store_kind(self) -> str:
@@ -198,10 +195,7 @@ class EdgeRuntime(Runtime):
                 url=endpoint.url,
                 breaker_open=endpoint.breaker_open,
                 in_flight=endpoint.in_flight,
-                labels_match=endpoint.labels_match,
-                labels_told=endpoint.labels_told,
-                labels_shared=endpoint.labels_shared,
-                is_self=endpoint.is_self,
+                **asdict(endpoint.wire.facts),
             )
             for endpoint in self.remote.endpoints
         ]
@@ -248,19 +242,12 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         runtime.remote = remote = _remote(settings, runtime.metrics, runtime.labels)
         stack.push_async_callback(remote.aclose)
         runtime.metrics.watch_breaker(lambda: remote.breaker_open)
-        packing = PackingRemote(remote, settings.remote_max_items, runtime.max_body_bytes)
-        runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, packing, runtime.metrics)
+        divide = partial(divided, max_bytes=runtime.max_body_bytes)
+        coalescer = Coalescer(remote, settings.remote_max_items, divide)
+        runtime.classifier = Cascade(runtime.labels, runtime.batcher, runtime.policy, coalescer, runtime.metrics)
         _decode_first(runtime, settings, model, stack)
-        meetings = [
-            asyncio.create_task(_compare_labels(runtime, endpoint), name="first contact")
-            for endpoint in remote.endpoints
-        ]
-        try:
-            yield runtime
-        finally:
-            for meeting in meetings:
-                meeting.cancel()
-            await asyncio.gather(*meetings, return_exceptions=True)
+        remote.start()
+        yield runtime
 
 
 @asynccontextmanager
@@ -343,8 +330,8 @@ def _live_policy(settings: EdgeSettings, runtime: EdgeRuntime, store: PolicyStor
     )
 
 
-def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str]) -> GatekeeperRemote:
-    limits = RemoteLimits(
+def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str]) -> Pool:
+    limits = EndpointLimits(
         max_concurrency=settings.remote_max_concurrency,
         connect_timeout_s=settings.remote_connect_timeout_s,
         max_response_bytes=settings.remote_max_response_bytes,
@@ -355,12 +342,13 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str])
     if settings.remote_ca_file is not None and not any(url.startswith("https:") for url in urls):
         logger.warning("GATEKEEPER_REMOTE_CA_FILE is not used: no remote URL is https")
     key = settings.remote_key
-    remote = GatekeeperRemote(
+    refuse_foreign = settings.remote_foreign_labels == "refuse"
+    remote = Pool(
         urls,
+        lambda url: GatekeeperWire(url, labels, refuse_foreign=refuse_foreign),
         limits,
         metrics.observe_remote,
         key=None if key is None else key.get_secret_value(),
-        labels=frozenset(labels) if settings.remote_foreign_labels == "refuse" else None,
         tls=trusted_roots(settings.remote_ca_file) if any(url.startswith("https:") for url in urls) else None,
     )
     for endpoint in remote.endpoints:
@@ -463,60 +451,6 @@ def _worst_item_s(model: BundleClassifier, max_text_chars: int) -> float:
         return _forward_s(model, 1)
     slow = ("x" * 99 + " ", "x" * 99 + "_", "\uac01", "\uac01" * 16 + "!", "!", "a", " ")
     return max(_best_s(model, [(text * max_text_chars)[:max_text_chars]], 2) for text in slow)
-
-
-async def _compare_labels(runtime: EdgeRuntime, endpoint: Endpoint) -> None:
-    """At first contact, tell where the large model has other labels than the small one; then until it has the same."""
-    retry_s, longest_s = LABELS_RETRY_S
-    bad_answers, told = 0, None
-    while True:
-        try:
-            theirs = await endpoint.labels()
-        except RemoteBadAnswer as error:
-            bad_answers += 1
-            if bad_answers == LABELS_ATTEMPTS:
-                logger.warning(
-                    "the large model does not tell its labels: they are not compared, each answer's are checked",
-                    extra={"url": endpoint.url, "why": error.detail[:200]},
-                )
-                return
-        except RemoteError:
-            pass
-        else:
-            endpoint.meets(theirs, runtime.labels)
-            if theirs != told:
-                _tell_labels(runtime, endpoint, theirs, before=told)
-            told = theirs
-            if endpoint.labels_match:
-                return
-            bad_answers, retry_s = 0, longest_s  # another model may come in its place
-        await asyncio.sleep(random.uniform(0.5, 1.0) * retry_s)
-        retry_s = min(2 * retry_s, longest_s)
-
-
-def _tell_labels(runtime: EdgeRuntime, endpoint: Endpoint, theirs: list[str], before: list[str] | None) -> None:
-    if endpoint.labels_match:
-        if before is not None:
-            logger.info("labels of the large model are this edge's now", extra={"url": endpoint.url})
-        return
-    found: dict[str, object] = {"url": endpoint.url, "ours": len(runtime.labels), "theirs": len(theirs)}
-    found["shared"] = endpoint.labels_shared
-    for name, some, others in (
-        ("only_ours", runtime.labels, set(theirs)),
-        ("only_theirs", theirs, set(runtime.labels)),
-    ):
-        if example := next((label for label in some if label not in others), None):
-            found[name] = example[:EXAMPLE_CHARS]
-    if runtime.settings.remote_foreign_labels == "refuse":
-        then = "are refused (remote_bad_answer); GATEKEEPER_REMOTE_FOREIGN_LABELS=allow would let them through"
-    else:
-        then = "reach clients (GATEKEEPER_REMOTE_FOREIGN_LABELS=allow)"
-    logger.warning(
-        "labels of the large model differ: answers with those that this edge does not know %s. "
-        "Set GATEKEEPER_REMOTE_URL to a model that was trained on the same labels",
-        then,
-        extra=found,
-    )
 
 
 def _shown_range(bounds: tuple[float, float], calibration: Calibration | None) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from service.cascade.cascade import MAX_HOPS, Answer, Call, Output
 from service.cascade.gate import Reason, Route
 from service.errors import ClientGone, GatekeeperError, InvalidRequest, RequestError, TooLarge, TooManyHops
 from service.remote.gatekeeper_wire import HANDSHAKE
-from service.remote.pool import Input
+from service.remote.large_model import Input
 
 logger = logging.getLogger(__name__)
 

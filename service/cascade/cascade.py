@@ -25,7 +25,8 @@ from service.errors import (
 )
 from service.policy.document import Policy
 from service.policy.live import LivePolicy
-from service.remote.pool import Input, ItemAnswer, Remote, RemoteAnswer
+from service.remote import large_model
+from service.remote.large_model import Ask, Input, ItemAnswer, RemoteAnswer
 from service.telemetry.metrics import EdgeMetrics, Metrics
 
 MAX_HOPS = 4
@@ -116,7 +117,7 @@ class Cascade:
         labels: Sequence[str],
         batcher: Batcher[Any, Prediction],
         policy: LivePolicy,
-        remote: Remote,
+        remote: large_model.LargeModel,
         metrics: EdgeMetrics,
     ) -> None:
         self._labels = labels
@@ -205,16 +206,10 @@ class Cascade:
             left_s -= min(ANSWER_MARGIN_S, left_s * 0.1)
             own_deadline = left_s < timeout_s
             timeout_s = min(timeout_s, left_s)
-        asked = self._remote.classify(
-            inputs,
-            top_k=call.top_k,
-            timeout_s=timeout_s,
-            hops=call.hops + 1,
-            request_id=call.request_id,
-            own_deadline=own_deadline,
-        )
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        ask = Ask(inputs, call.top_k, deadline, call.hops + 1, call.request_id, own_deadline)
         try:
-            return await unless_gone(asked, disconnected)
+            return await unless_gone(self._remote.answer(ask), disconnected)
         except RemoteTimeout as error:
             if own_deadline:
                 raise DeadlineExceeded("the client's deadline passed while the large model was asked") from error

@@ -2,25 +2,20 @@
 
 import asyncio
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from service.errors import ForeignLabel, RemoteBadAnswer, RemoteError
-from service.remote.gatekeeper_wire import Input, ItemAnswer, divided
 from service.remote.http import ServerFailed, TooMuch
-from service.remote.pool import Remote
+from service.remote.large_model import Ask, Input, ItemAnswer, LargeModel
 
 # A long text would make its neighbours wait for it.
 PACKED_TEXT_CHARS = 1_024
 PACK_CHARS = 64 * 1_024
 
-
-class Ask(Protocol):
-    """One call with all but its items and its time."""
-
-    async def __call__(self, inputs: Sequence[Input], *, timeout_s: float, own_deadline: bool) -> list[ItemAnswer]: ...
+# The inputs in their order, in parts that each fit into one body of the wire.
+Divide = Callable[[Sequence[Input]], Sequence[Sequence[Input]]]
 
 
 class _Kind(NamedTuple):
@@ -28,11 +23,11 @@ class _Kind(NamedTuple):
 
     top_k: int
     hops: int
-    timeout_s: float
+    tenths: int  # of a second, until the deadline
 
 
 class _Waiter(NamedTuple):
-    inputs: Sequence[Input]
+    ask: Ask
     # None: ask by yourself.
     answers: "asyncio.Future[list[ItemAnswer] | None]"
 
@@ -45,74 +40,62 @@ class _Pack:
     sending: "asyncio.Task[None] | None" = None
 
 
-class PackingRemote:
-    """A remote whose calls of one turn of the event loop travel together, up to `max_items` items.
+class Coalescer:
+    """A large model whose calls of one turn of the event loop travel together, up to `max_items` items.
 
-    What is too much for one body of `max_bytes`, or for the server (413), goes in several calls, one after the other.
+    What is too much for one body, as `divide` has it, or for the server (413), goes in several calls, one after the
+    other.
 
     No call suffers for its neighbours: one with a deadline of its own or a long text travels alone; when a pack fails
     by what may be one item's fault, each call is repeated alone; when a client leaves, the pack goes on without it.
     """
 
-    def __init__(self, remote: Remote, max_items: int, max_bytes: int) -> None:
-        self._remote = remote
+    def __init__(self, large_model: LargeModel, max_items: int, divide: Divide) -> None:
+        self._large_model = large_model
         self._max_items = max_items
-        self._max_bytes = max_bytes
+        self._divide = divide
         self._open: dict[_Kind, _Pack] = {}
 
     def refusal(self) -> RemoteError | None:
-        """See Remote."""
-        return self._remote.refusal()
+        """See LargeModel."""
+        return self._large_model.refusal()
 
-    async def classify(
-        self,
-        inputs: Sequence[Input],
-        *,
-        top_k: int,
-        timeout_s: float,
-        hops: int,
-        request_id: str,
-        own_deadline: bool = False,
-    ) -> list[ItemAnswer]:
-        """See Remote."""
-        loop = asyncio.get_running_loop()
-        if not own_deadline and len(inputs) < self._max_items and all(map(_is_short, inputs)):
-            began = loop.time()
-            waiter = _Waiter(inputs, loop.create_future())
-            answers = await self._together(_Kind(top_k, hops, timeout_s), waiter)
+    async def answer(self, ask: Ask) -> list[ItemAnswer]:
+        """See LargeModel."""
+        if not ask.own_deadline and len(ask.inputs) < self._max_items and all(map(_is_short, ask.inputs)):
+            answers = await self._together(ask)
             if answers is not None:
                 return answers
-            timeout_s -= loop.time() - began
-        ask = partial(self._remote.classify, top_k=top_k, hops=hops, request_id=request_id)
-        return await self._divided(inputs, ask, loop.time() + timeout_s, own_deadline)
+        return await self._in_turn(ask, self._divide(ask.inputs))
 
-    async def _divided(
-        self, inputs: Sequence[Input], ask: Ask, deadline: float, own_deadline: bool
-    ) -> list[ItemAnswer]:
-        loop = asyncio.get_running_loop()
+    async def _in_turn(self, ask: Ask, parts: Sequence[Sequence[Input]]) -> list[ItemAnswer]:
         answers: list[ItemAnswer] = []
-        for part in divided(inputs, self._max_bytes):
+        for part in parts:
             try:
-                answers += await ask(part, timeout_s=deadline - loop.time(), own_deadline=own_deadline)
+                answers += await self._large_model.answer(ask if part is ask.inputs else replace(ask, inputs=part))
             except TooMuch:
                 if len(part) == 1:
                     raise
                 middle = len(part) // 2
-                for half in (part[:middle], part[middle:]):
-                    answers += await self._divided(half, ask, deadline, True)
-            # What is left of the time is our doing: running out of it counts as a client's own deadline does.
-            own_deadline = True
+                answers += await self._in_turn(replace(ask, own_deadline=True), (part[:middle], part[middle:]))
+            if len(parts) > 1:
+                # What is left of the time is our doing: running out of it counts as a client's own deadline does.
+                ask = replace(ask, own_deadline=True)
         return answers
 
-    async def _together(self, kind: _Kind, waiter: _Waiter) -> list[ItemAnswer] | None:
+    async def _together(self, ask: Ask) -> list[ItemAnswer] | None:
+        loop = asyncio.get_running_loop()
+        # Calls under one policy have the same time, but for the moments that have passed.
+        kind = _Kind(ask.top_k, ask.hops, tenths=int((ask.deadline - loop.time()) * 10.0 + 0.5))
         pack = self._open.get(kind)
-        chars = sum(map(len, waiter.inputs))
-        if pack is None or pack.items + len(waiter.inputs) > self._max_items or pack.chars + chars > PACK_CHARS:
+        chars = sum(map(len, ask.inputs))
+        if pack is None or pack.items + len(ask.inputs) > self._max_items or pack.chars + chars > PACK_CHARS:
             pack = self._open[kind] = _Pack()
             # The others of this turn are already scheduled, and come first.
-            asyncio.get_running_loop().call_soon(self._close, kind, pack)
+            loop.call_soon(self._close, kind, pack)
+        waiter = _Waiter(ask, loop.create_future())
         pack.waiters.append(waiter)
-        pack.items += len(waiter.inputs)
+        pack.items += len(ask.inputs)
         pack.chars += chars
         try:
             return await waiter.answers
@@ -128,16 +111,13 @@ class PackingRemote:
         if len(waiters) == 1:
             waiters[0].answers.set_result(None)
         elif waiters:
-            pack.sending = asyncio.create_task(self._send(kind, waiters))
+            pack.sending = asyncio.create_task(self._send(waiters))
 
-    async def _send(self, kind: _Kind, waiters: list[_Waiter]) -> None:
+    async def _send(self, waiters: list[_Waiter]) -> None:
+        inputs = [item for waiter in waiters for item in waiter.ask.inputs]
         try:
-            answers = await self._remote.classify(
-                [item for waiter in waiters for item in waiter.inputs],
-                top_k=kind.top_k,
-                timeout_s=kind.timeout_s,
-                hops=kind.hops,
-                request_id=uuid.uuid4().hex,
+            answers = await self._large_model.answer(
+                replace(waiters[0].ask, inputs=inputs, request_id=uuid.uuid4().hex)
             )
         except RemoteError as error:
             _fail(_waiting(waiters), error)
@@ -148,7 +128,7 @@ class PackingRemote:
         else:
             start = 0
             for waiter in waiters:
-                end = start + len(waiter.inputs)
+                end = start + len(waiter.ask.inputs)
                 if not waiter.answers.done():
                     waiter.answers.set_result(answers[start:end])
                 start = end

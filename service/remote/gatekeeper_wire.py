@@ -1,11 +1,16 @@
-"""What travels to a large model that speaks the classify contract, and what its answers must look like."""
+"""The wire to a large model that speaks the classify contract, the same that the edge itself serves.
+
+What travels, what the answers must look like, whose labels they have, and whether the server is this edge itself.
+"""
 
 import json
+import logging
 import re
+import secrets
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -14,6 +19,12 @@ from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from service.bounded_json import DoesNotFit, Model, TooManyValues, first_errors, parse
 from service.errors import ForeignLabel, RemoteBadAnswer
+from service.remote.http import HttpAnswer, HttpRequest, check_status
+from service.remote.labels import LabelCheck
+from service.remote.large_model import Ask, Input, ItemAnswer, RemoteAnswer
+from service.remote.wire import Exchange, ServerFacts
+
+logger = logging.getLogger(__name__)
 
 ENVELOPE_BYTES = 64  # of a body, around its items
 MAX_LABEL_CHARS = 10_000
@@ -27,24 +38,8 @@ ANSWER_VALUES, ITEM_VALUES, TOP_VALUES = 256, 4_096, 16
 # An edge that is its own large model finds in this header of GET /v1/models what it has sent itself.
 HANDSHAKE = "x-gatekeeper-handshake"
 
-# One item as it travels: a text, or {"image": base64}.
-Input = str | Mapping[str, str]
 
-
-@dataclass(frozen=True, slots=True)
-class RemoteAnswer:
-    """The large model's answer to one item. `score` is in [0, 1].
-
-    degraded: it is an edge, and its own large model was out of reach, or that of an edge behind it.
-    """
-
-    label: str
-    score: float
-    top: tuple[tuple[str, float], ...]
-    degraded: bool
-
-
-class _Wire(BaseModel):
+class _Document(BaseModel):
     # Fields that a newer remote adds are not our business; those we read must be exactly right.
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -52,7 +47,7 @@ class _Wire(BaseModel):
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
 
 
-class _Scored(_Wire):
+class _Scored(_Document):
     label: Label
     score: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
@@ -63,19 +58,70 @@ class _Output(_Scored):
     top: list[Any] | None = None  # as many of them are checked as were asked for
 
 
-class _Outputs(_Wire):
+class _Outputs(_Document):
     outputs: Annotated[list[_Output], Field(fail_fast=True, max_length=MAX_OUTPUTS)]
 
 
-class _Model(_Wire):
+class _Model(_Document):
     labels: Annotated[list[Label], Field(fail_fast=True)] | None = None
 
 
-class _Models(_Wire):
+class _Models(_Document):
     data: Annotated[list[_Model], Field(fail_fast=True)]
 
 
 _is_plain = re.compile(r"[!-~]*").fullmatch
+
+
+class GatekeeperWire:
+    """To the server at `url`. `labels` are those of this edge's bundle.
+
+    refuse_foreign: an answer whose label, or one of whose `top`, is none of them is refused.
+    """
+
+    def __init__(self, url: str, labels: Sequence[str], *, refuse_foreign: bool) -> None:
+        self.facts = ServerFacts()
+        self._url = url
+        self._known = frozenset(labels) if refuse_foreign else None
+        self._labels = LabelCheck(url, labels, self.facts, refuse=refuse_foreign)
+        self._handshake = secrets.token_hex(8)
+
+    def request(self, ask: Ask) -> HttpRequest:
+        """See Wire."""
+        headers = {
+            "content-type": "application/json",
+            "x-gatekeeper-hops": str(ask.hops),
+            "x-request-id": header_value(ask.request_id),
+            "x-request-timeout-ms": str(max(1, int(ask.left_s() * 1000))),
+        }
+        return HttpRequest("/v1/classify", headers, question(ask.inputs, ask.top_k), repeats=("x-request-id",))
+
+    def parse(self, answer: HttpAnswer, ask: Ask) -> list[ItemAnswer]:
+        """See Wire. An item with a foreign label has a ForeignLabel in its place."""
+        check_status(answer)
+        found = answers(answer.body, len(ask.inputs), ask.top_k)
+        if self._known is None:
+            return found
+        # Where some labels are shared, a client can choose texts that get one of the others.
+        return _refused(found, self._known, provoked=self.facts.labels_shared != 0)
+
+    async def get_to_know(self, exchange: Exchange) -> None:
+        """Compare the labels. That the server is this process is found out by the first question."""
+        await self._labels.run(partial(self.ask_labels, exchange))
+
+    async def ask_labels(self, exchange: Exchange) -> list[str]:
+        """The labels that the server says its model has. Raises RemoteError; RemoteBadAnswer if it tells none."""
+        answer = await exchange(HttpRequest("/v1/models", {HANDSHAKE: self._handshake}, method="GET"))
+        check_status(answer)
+        return labels(answer.body)
+
+    def was_asked(self, handshake: str) -> None:
+        """See Wire."""
+        if handshake == self._handshake and not self.facts.is_self:
+            self.facts.is_self = True
+            logger.error(
+                "the remote URL %s leads back to this edge: set GATEKEEPER_REMOTE_URL to a large model", self._url
+            )
 
 
 def question(inputs: Sequence[Input], top_k: int) -> bytes:
@@ -116,20 +162,12 @@ def header_value(text: str) -> str:
     return text if _is_plain(text) else quote(text, safe=string.punctuation, errors="replace")
 
 
-# What is said of one item: an answer, or why there is none for it.
-ItemAnswer = RemoteAnswer | ForeignLabel
-
-
-def answers(body: bytes, items: int, top_k: int, known: AbstractSet[str] | None = None) -> list[ItemAnswer]:
-    """One answer per item, in order. Raises RemoteBadAnswer.
-
-    known: the labels that an answer may have; None: any. An item whose label, or one of whose `top`, is another has a
-    ForeignLabel in its place, so that its neighbours do not suffer; if that is all of them, it is raised.
-    """
+def answers(body: bytes, items: int, top_k: int) -> list[ItemAnswer]:
+    """One answer per item, in order. Raises RemoteBadAnswer."""
     outputs = _parsed(_Outputs, body, ANSWER_VALUES + items * (ITEM_VALUES + TOP_VALUES * top_k)).outputs
     if len(outputs) != items:
         raise RemoteBadAnswer(f"the large model answered {len(outputs)} of {items} items", fault="count")
-    found: list[ItemAnswer] = [
+    return [
         RemoteAnswer(
             label=output.label,
             score=output.score,
@@ -138,10 +176,10 @@ def answers(body: bytes, items: int, top_k: int, known: AbstractSet[str] | None 
         )
         for output in outputs
     ]
-    return found if known is None else _refused(found, known)
 
 
-def _refused(found: list[ItemAnswer], known: AbstractSet[str]) -> list[ItemAnswer]:
+def _refused(found: list[ItemAnswer], known: AbstractSet[str], *, provoked: bool) -> list[ItemAnswer]:
+    """ForeignLabel in the place of each item with a label that is not known; raised if that is all of them."""
     refused = 0
     for position, answer in enumerate(found):
         assert isinstance(answer, RemoteAnswer)
@@ -149,16 +187,21 @@ def _refused(found: list[ItemAnswer], known: AbstractSet[str]) -> list[ItemAnswe
         if label in known and answer.top:
             label = next((other for other, _ in answer.top if other not in known), label)
         if label not in known:
-            found[position] = last = _foreign(label)
+            found[position] = last = _foreign(label, provoked)
             refused += 1
     if refused and refused == len(found):
         raise last
     return found
 
 
-def _foreign(label: str) -> ForeignLabel:
-    detail = "the large model answered a label that this edge's bundle does not have"
-    return ForeignLabel(detail, fault="foreign-label", excerpt=label[:EXCERPT_BYTES])
+def _foreign(label: str, provoked: bool) -> ForeignLabel:
+    detail = (
+        "the large model answered a label that this edge's bundle does not have; "
+        "GATEKEEPER_REMOTE_FOREIGN_LABELS=allow lets such through"
+    )
+    error = ForeignLabel(detail, fault="foreign-label", excerpt=label[:EXCERPT_BYTES])
+    error.provoked = provoked
+    return error
 
 
 def _top(entries: list[Any]) -> tuple[tuple[str, float], ...]:

@@ -1,13 +1,14 @@
-"""One HTTP exchange with a large model's server, and what its errors mean. Only this file knows aiohttp."""
+"""One HTTP exchange with a large model's server, and what its statuses mean. Only this file knows aiohttp."""
 
 import asyncio
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -29,7 +30,7 @@ RETRY_AFTER_MAX_S = 30
 HEAD_BYTES = 64 * 1024
 
 
-class Passing(RemoteUnavailable):
+class TransientFailure(RemoteUnavailable):
     """A second attempt may well succeed."""
 
 
@@ -42,7 +43,9 @@ class KeyRefused(RemoteUnavailable):
 
 
 class Rejected(RemoteBadAnswer):
-    """About this request alone: its texts, its hops. A client can provoke it at will: the breaker does not count it."""
+    """About this request alone: its texts, its hops. Another server would say the same, and a client can provoke it."""
+
+    provoked = True
 
 
 class TooMuch(Rejected):
@@ -58,8 +61,8 @@ ERRORS_BY_STATUS: Mapping[int, type[RemoteError]] = {
     422: Rejected,
     429: RemoteLimit,
     500: ServerFailed,
-    502: Passing,
-    503: Passing,
+    502: TransientFailure,
+    503: TransientFailure,
     504: RemoteTimeout,
     508: Rejected,
 }
@@ -77,8 +80,45 @@ def trusted_roots(ca_file: Path | None) -> ssl.SSLContext:
         raise StartupError(f"GATEKEEPER_REMOTE_CA_FILE: {ca_file}: {reason}") from error
 
 
-class Connections:
-    """The pooled connections to one server; they open with the first request.
+class HttpRequest(NamedTuple):
+    """One request to a server.
+
+    repeats: headers that an answer must have as they were sent, if it has them. A late answer on a kept-alive
+    connection would be taken for this request's: an id tells them apart.
+    error_bytes: of the body of an answer that is no 200, how much is read.
+    """
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+    method: Literal["GET", "POST"] = "POST"
+    repeats: tuple[str, ...] = ()
+    error_bytes: int = 0
+
+
+class HttpAnswer(NamedTuple):
+    """The answer, of any status; `headers` are found in any case of letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def check_status(answer: HttpAnswer) -> None:
+    """Raise the RemoteError that a status means; for 200 there is none."""
+    status = answer.status
+    if status == 200:
+        return
+    kind = ERRORS_BY_STATUS.get(status, RemoteUnavailable if status >= 500 else RemoteBadAnswer)
+    detail = f"the large model answered {status}"
+    if issubclass(kind, RemoteBadAnswer):
+        raise kind(detail, fault="status")
+    wait_s = _retry_after_s(answer.headers.get("retry-after")) if kind is RemoteLimit else None
+    raise kind(detail, retry_after_s=wait_s)
+
+
+class HttpClient:
+    """An HTTP client of one server. Its pooled connections open with the first request.
 
     `headers` go with every request. At most `max_connections` are open in the pool, and as many besides it for requests
     that ask for a fresh one: others of the pool may be as stale as the one that failed. `tls` is for https alone.
@@ -106,19 +146,29 @@ class Connections:
         self._fresh: aiohttp.ClientSession | None = None
         self._closed = False
 
-    async def exchange(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None, *, fresh: bool = False
-    ) -> bytes:
-        """The whole body of the 200 that answers this request. Raises RemoteError."""
+    async def exchange(self, request: HttpRequest, *, fresh: bool = False) -> HttpAnswer:
+        """The answer to this request, with the whole body of a 200. Raises RemoteError if there is none."""
         session = self._session(fresh)
         try:
-            url = self._base_url + path
-            response = await session.request(method, url, headers=headers, data=body, allow_redirects=False)
+            response = await session.request(
+                request.method,
+                self._base_url + request.path,
+                headers=request.headers,
+                data=request.body,
+                allow_redirects=False,
+            )
         except aiohttp.ClientError as error:
             raise _translated(error) from error
         try:
-            _check_head(headers, response)
-            return await self._read(response)
+            for name in request.repeats:
+                if response.headers.get(name, sent := request.headers[name]) != sent:
+                    raise RemoteBadAnswer("the large model answered another request", fault="request-id")
+            if response.status != 200:
+                return HttpAnswer(response.status, response.headers, await _start(response, request.error_bytes))
+            if response.headers.get("content-encoding", "identity") != "identity":
+                detail = "the large model's answer is encoded, which was not asked for"
+                raise RemoteBadAnswer(detail, fault="encoding")
+            return HttpAnswer(200, response.headers, await self._read(response))
         except aiohttp.ClientError as error:
             raise RemoteBadAnswer("the large model's answer broke off", fault="broken-off") from error
         finally:
@@ -218,24 +268,18 @@ def _translated(error: aiohttp.ClientError) -> RemoteError:
         case aiohttp.ClientSSLError():
             return RemoteUnavailable("no TLS connection to the large model")
         case aiohttp.ClientConnectionError():
-            return Passing("the connection to the large model was refused or lost")
+            return TransientFailure("the connection to the large model was refused or lost")
         case _:
             return RemoteUnavailable("the large model cannot be reached")
 
 
-def _check_head(sent: Mapping[str, str], response: aiohttp.ClientResponse) -> None:
-    # A late answer on a kept-alive connection would be taken for this request's: the id tells them apart.
-    request_id = sent.get("x-request-id")
-    if request_id is not None and response.headers.get("x-request-id", request_id) != request_id:
-        raise RemoteBadAnswer("the large model answered another request", fault="request-id")
-    status = response.status
-    if status != 200:
-        kind = ERRORS_BY_STATUS.get(status, RemoteUnavailable if status >= 500 else RemoteBadAnswer)
-        wait_s = _retry_after_s(response.headers.get("retry-after")) if kind is RemoteLimit else None
-        detail = f"the large model answered {status}"
-        raise kind(detail, fault="status") if issubclass(kind, RemoteBadAnswer) else kind(detail, retry_after_s=wait_s)
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise RemoteBadAnswer("the large model's answer is encoded, which was not asked for", fault="encoding")
+async def _start(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """Of an error's body, for what it tells: broken off, it tells less."""
+    body = bytearray()
+    with suppress(aiohttp.ClientError):
+        while len(body) < most_bytes and (chunk := await response.content.readany()):
+            body += chunk
+    return bytes(body[:most_bytes])
 
 
 def _retry_after_s(value: str | None) -> int | None:

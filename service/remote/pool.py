@@ -1,7 +1,7 @@
-"""The one way to the large model: which of its endpoints to ask, slots, deadline, a second attempt elsewhere.
+"""The servers of one large model: which of them to ask, and where to try a second time.
 
-classify -> _with_failover -> _ask -> _with_retry -> _attempt: each step adds one concern. endpoint.py is one server and
-its breaker, exchange.py the HTTP below, remote_wire.py the contract of the answers.
+answer -> _attempts -> _attempt. endpoint.py is one server with its breaker, http.py one exchange with it, and the wire
+says what is sent and what an answer means. slots.py and latency.py hold what is known of all calls together.
 """
 
 import asyncio
@@ -9,42 +9,27 @@ import math
 import random
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
-from service.errors import (
-    BreakerOpen,
-    ForeignLabel,
-    RemoteBadAnswer,
-    RemoteError,
-    RemoteLimit,
-    RemoteTimeout,
-    RemoteUnavailable,
-)
+from service.errors import BreakerOpen, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
 from service.remote.breaker import Breaker
 from service.remote.endpoint import Endpoint
-from service.remote.gatekeeper_wire import Input, ItemAnswer, RemoteAnswer, answers, header_value, question
-from service.remote.http import Connections, Passing, Rejected
+from service.remote.http import HttpClient, Rejected, TransientFailure
+from service.remote.large_model import Ask, ItemAnswer
+from service.remote.latency import QuickestLately
+from service.remote.slots import Slots
+from service.remote.wire import Wire
 
-__all__ = ["GatekeeperRemote", "Input", "ItemAnswer", "Remote", "RemoteAnswer", "RemoteLimits"]
-
-# A burst may wait for a slot as long as nobody notices, and not at all behind as many others as there are slots.
-SLOT_WAIT_S = 0.05
-SLOT_SHARE = 0.25
+ATTEMPTS = 2
 # A second attempt with less than this share of the time left would mostly turn an honest failure into a late one.
 RETRY_SHARE = 0.5
-RETRY_PAUSE_S = (0.01, 0.05)
-ATTEMPTS = 2
-# Of how many answered calls the quickest is remembered, and how long after the last of them.
-RECENT_CALLS = 20
-RECENT_S = 1.0
+RETRY_PAUSE_S = (0.01, 0.05)  # before the same server is asked again
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteLimits:
+class EndpointLimits:
     """Of one endpoint: calls at once, seconds to connect, bytes of an answer; failures in a row that open its breaker,
     for how long."""
 
@@ -55,66 +40,31 @@ class RemoteLimits:
     breaker_open_s: float
 
 
-class Remote(Protocol):
-    """One large model, whatever it speaks on the wire and wherever it runs."""
+class _Attempt(NamedTuple):
+    """Where a call is tried again, and after which pause."""
 
-    def refusal(self) -> RemoteError | None:
-        """The error of a call that would be refused right now, without any waiting; else None."""
-        ...
-
-    async def classify(
-        self,
-        inputs: Sequence[Input],
-        *,
-        top_k: int,
-        timeout_s: float,
-        hops: int,
-        request_id: str,
-        own_deadline: bool = False,
-    ) -> list[ItemAnswer]:
-        """One answer per input, in order, or a ForeignLabel in its place.
-
-        Raises nothing but RemoteError's subclasses (and CancelledError).
-
-        `timeout_s` bounds the whole call, waiting and retry included; `own_deadline` says that it is the client's
-        choice, so that running out of it says something of the large model only if it was time enough. `hops` and
-        `request_id` are sent as given, but for characters that no header can hold.
-        """
-        ...
+    endpoint: Endpoint
+    pause_s: float
 
 
-@dataclass(slots=True)
-class _Call:
-    body: bytes
-    headers: Mapping[str, str]
-    deadline: float  # in the event loop's time
-    items: int
-    top_k: int
-    own_deadline: bool
-    attempts: int = 0
-
-    def left_s(self) -> float:
-        return self.deadline - asyncio.get_running_loop().time()
-
-
-class GatekeeperRemote:
-    """A large model behind `POST {url}/v1/classify`, the same contract that the edge itself serves, at each of `urls`.
+class Pool:
+    """A large model at each of `urls`, over the wire that `new_wire` makes for a URL.
 
     Calls go to the least busy endpoint whose breaker is closed, the earlier in the list where several are: to the first
     one alone until it has something to do. `key` travels to all of them as a bearer token, `tls` is what https trusts.
-    `labels` are those that an answer may have, None: any. `observe(outcome, seconds)` is called once per HTTP attempt
-    that came to an end; outcome is "ok" or a RemoteError's reason. A cancelled attempt has none.
+    `observe(outcome, seconds)` is called once per HTTP attempt that came to an end; outcome is "ok" or a RemoteError's
+    reason. A cancelled attempt has none.
     """
 
     def __init__(
         self,
         urls: Sequence[str],
-        limits: RemoteLimits,
+        new_wire: Callable[[str], Wire],
+        limits: EndpointLimits,
         observe: Callable[[str, float], None],
         *,
         key: str | None = None,
         tls: ssl.SSLContext | None = None,
-        labels: AbstractSet[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         headers = {
@@ -126,26 +76,37 @@ class GatekeeperRemote:
             headers["authorization"] = f"Bearer {key}"
         self._limits = limits
         self._observe = observe
-        self._labels = labels
-        self._clock = clock
-        self.endpoints = [_endpoint(url.rstrip("/"), limits, headers, tls, clock) for url in urls]
+        self.endpoints = [_endpoint(url.rstrip("/"), new_wire, limits, headers, tls, clock) for url in urls]
         # One endpoint that hangs must not take the slots of the others: each has its own number, this is their sum.
-        self._slots = asyncio.Semaphore(limits.max_concurrency * len(urls))
-        self._waiting = 0
-        self._recent_s: deque[float] = deque(maxlen=RECENT_CALLS)
-        self._recent_until = 0.0
+        self._slots = Slots(limits.max_concurrency * len(urls), most_waiting=limits.max_concurrency)
+        self._quickest = QuickestLately(clock)
+        self._first_contacts: list[asyncio.Task[None]] = []
 
     @property
     def breaker_open(self) -> bool:
         """Whether the breakers of all endpoints are open."""
         return all(endpoint.breaker_open for endpoint in self.endpoints)
 
+    def start(self) -> None:
+        """Let each wire get to know its server, beside the calls."""
+        self._first_contacts = [
+            asyncio.create_task(endpoint.get_to_know(), name="first contact") for endpoint in self.endpoints
+        ]
+
+    def was_asked(self, handshake: str) -> None:
+        """This process has got a request with this handshake. See Wire."""
+        for endpoint in self.endpoints:
+            endpoint.wire.was_asked(handshake)
+
     def refusal(self) -> RemoteError | None:
         """BreakerOpen if every breaker refuses, RemoteLimit if those that do not were told to wait, else None.
 
         RemoteUnavailable if every URL leads back to this edge.
         """
-        others = [endpoint for endpoint in self.endpoints if not endpoint.is_self]
+        for endpoint in self.endpoints:
+            if endpoint.willing():
+                return None
+        others = [endpoint for endpoint in self.endpoints if not endpoint.wire.facts.is_self]
         if not others:
             return RemoteUnavailable("every remote URL leads back to this edge")
         closed = [endpoint for endpoint in others if endpoint.broken_s() == 0.0]
@@ -158,150 +119,103 @@ class GatekeeperRemote:
             return RemoteLimit("the large model has asked for a pause", retry_after_s=math.ceil(wait_s))
         return None
 
-    async def classify(
-        self,
-        inputs: Sequence[Input],
-        *,
-        top_k: int,
-        timeout_s: float,
-        hops: int,
-        request_id: str,
-        own_deadline: bool = False,
-    ) -> list[ItemAnswer]:
-        """See Remote. A client's own deadline below the quickest of the recent calls is given up untried."""
-        if not inputs:
+    async def answer(self, ask: Ask) -> list[ItemAnswer]:
+        """See LargeModel. A client's own deadline below the quickest of the recent calls is given up untried."""
+        if not ask.inputs:
             return []
-        if timeout_s <= (self._quickest_s() if own_deadline else 0.0):
+        time_left_s = ask.left_s()
+        if time_left_s <= (self._quickest.least_s() if ask.own_deadline else 0.0):
             raise RemoteTimeout("too little time is left to ask the large model")
         if (refusal := self.refusal()) is not None:
             raise refusal
-        call = _Call(
-            body=question(inputs, top_k),
-            headers={
-                "content-type": "application/json",
-                "x-gatekeeper-hops": str(hops),
-                "x-request-id": header_value(request_id),
-            },
-            deadline=asyncio.get_running_loop().time() + timeout_s,
-            items=len(inputs),
-            top_k=top_k,
-            own_deadline=own_deadline,
-        )
-        await self._take_slot(timeout_s)
+        await self._slots.take(time_left_s)
         try:
-            return await self._with_failover(call)
+            return await self._attempts(ask)
         finally:
-            self._slots.release()
+            self._slots.give_back()
 
     async def aclose(self) -> None:
         """Close every connection. Calls after this raise RemoteUnavailable."""
+        for contact in self._first_contacts:
+            contact.cancel()
+        await asyncio.gather(*self._first_contacts, return_exceptions=True)
         for endpoint in self.endpoints:
             await endpoint.aclose()
 
-    def _quickest_s(self) -> float:
-        """The least that a call has lately needed; 0.0 if there was none, so that a guess never lasts."""
-        return min(self._recent_s, default=0.0) if self._clock() < self._recent_until else 0.0
-
-    async def _take_slot(self, timeout_s: float) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()  # without waiting
-            return
-        if self._waiting >= self._limits.max_concurrency:
-            raise RemoteLimit("every slot to the large model is taken, and as many calls wait for one")
-        self._waiting += 1
+    async def _attempts(self, ask: Ask) -> list[ItemAnswer]:
+        """Ask one server and, while there is time and a place for it, once more."""
+        endpoint = self._choose()
+        if endpoint is None:
+            raise self.refusal() or RemoteLimit("every slot to the large model is taken")
+        time_left_s = ask.left_s()
+        visit = endpoint.begin(ask, time_left_s)
+        attempts = 0
         try:
-            async with asyncio.timeout(min(SLOT_WAIT_S, timeout_s * SLOT_SHARE)):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise RemoteLimit("every slot to the large model is taken") from None
+            while True:
+                attempts += 1
+                try:
+                    answers = await self._attempt(endpoint, ask, fresh=attempts > 1)
+                except RemoteError as error:
+                    spare_s = ask.left_s() - time_left_s * RETRY_SHARE
+                    another = self._another(endpoint, error, spare_s) if attempts < ATTEMPTS else None
+                    if another is not None and another.endpoint is endpoint:
+                        await asyncio.sleep(another.pause_s)
+                        continue  # its breaker hears of both attempts as one
+                    endpoint.failed(visit, error)
+                    if another is None:
+                        raise
+                    endpoint.end(visit)
+                    endpoint = another.endpoint
+                    visit = endpoint.begin(ask, ask.left_s())
+                else:
+                    endpoint.succeeded(visit)
+                    return answers
         finally:
-            self._waiting -= 1
+            endpoint.end(visit)
+
+    def _another(self, endpoint: Endpoint, error: RemoteError, spare_s: float) -> _Attempt | None:
+        """After a failure at that server: at another that is ready or else, if the failure may pass, at the same."""
+        if spare_s < 0.0 or isinstance(error, Rejected):
+            return None
+        if (other := self._choose(besides=endpoint)) is not None:
+            return _Attempt(other, pause_s=0.0)
+        pause_s = random.uniform(*RETRY_PAUSE_S)
+        return _Attempt(endpoint, pause_s) if isinstance(error, TransientFailure) and pause_s <= spare_s else None
 
     def _choose(self, besides: Endpoint | None = None) -> Endpoint | None:
         ready = [endpoint for endpoint in self.endpoints if endpoint is not besides and endpoint.ready()]
-        return min(ready, key=Endpoint.rank, default=None)
+        return min(ready, key=Endpoint.rank) if len(ready) > 1 else ready[0] if ready else None
 
-    async def _with_failover(self, call: _Call) -> list[ItemAnswer]:
-        """Ask one endpoint and, after a failure that may be that server's own, another."""
-        first = self._choose()
-        if first is None:
-            raise self.refusal() or RemoteLimit("every slot to the large model is taken")
-        time_left_s = call.left_s()
-        try:
-            return await self._ask(first, call)
-        except Rejected:
-            raise
-        except RemoteError:
-            another = self._choose(besides=first)
-            if another is None or call.attempts >= ATTEMPTS or call.left_s() < time_left_s * RETRY_SHARE:
-                raise
-        return await self._ask(another, call)
-
-    async def _ask(self, endpoint: Endpoint, call: _Call) -> list[ItemAnswer]:
-        """Tell the endpoint how its part of the call went: once, whatever happened."""
-        # The second is for cleaning up: a probe reports by itself, the lease is for one that cannot.
-        given_s, answers_before = call.left_s(), endpoint.answers
-        permit = endpoint.begin(lease_s=given_s + 1.0)
-        try:
-            answered = await self._with_retry(endpoint, call)
-        except RemoteError as error:
-            silent = endpoint.answers == answers_before  # else it answers others meanwhile
-            enough_time = not call.own_deadline or (silent and given_s >= endpoint.enough_s(call.items))
-            endpoint.failed(permit, error, enough_time=enough_time)
-            raise
-        else:
-            endpoint.succeeded(permit)
-            return answered
-        finally:
-            endpoint.end(permit)
-
-    async def _with_retry(self, endpoint: Endpoint, call: _Call) -> list[ItemAnswer]:
-        """A second attempt at the same endpoint, where no other is ready for it."""
-        time_left_s = call.left_s()
-        try:
-            return await self._attempt(endpoint, call, fresh=call.attempts > 0)
-        except Passing:
-            pause_s = random.uniform(*RETRY_PAUSE_S)
-            if (
-                call.attempts >= ATTEMPTS
-                or call.left_s() - pause_s < time_left_s * RETRY_SHARE
-                or self._choose(besides=endpoint) is not None
-            ):
-                raise
-        await asyncio.sleep(pause_s)
-        return await self._attempt(endpoint, call, fresh=True)
-
-    async def _attempt(self, endpoint: Endpoint, call: _Call, *, fresh: bool) -> list[ItemAnswer]:
-        call.attempts += 1
+    async def _attempt(self, endpoint: Endpoint, ask: Ask, *, fresh: bool) -> list[ItemAnswer]:
+        request = endpoint.wire.request(ask)
         started = time.perf_counter()  # uvloop's own time has a resolution of 1 ms
-        headers = {**call.headers, "x-request-timeout-ms": str(max(1, int(call.left_s() * 1000)))}
         try:
-            body = await endpoint.post("/v1/classify", headers, call.body, call.deadline, fresh=fresh)
-            answered = answers(body, call.items, call.top_k, self._labels)
+            answer = await endpoint.exchange(request, ask.deadline, fresh=fresh)
+            answers = endpoint.wire.parse(answer, ask)
         except RemoteError as error:
             self._observe(error.reason, time.perf_counter() - started)
             if isinstance(error, RemoteBadAnswer):
                 endpoint.tell(error)
             raise
         seconds = time.perf_counter() - started
-        foreign = next((answer for answer in answered if isinstance(answer, ForeignLabel)), None)
-        if foreign is not None:
-            endpoint.tell(foreign)
-        self._observe("ok" if foreign is None else foreign.reason, seconds)
-        endpoint.took(seconds, call.items)
-        self._recent_s.append(seconds)
-        self._recent_until = self._clock() + RECENT_S
-        return answered
+        bad = next((item for item in answers if isinstance(item, RemoteBadAnswer)), None)
+        if bad is not None:
+            endpoint.tell(bad)
+        self._observe("ok" if bad is None else bad.reason, seconds)
+        endpoint.took(seconds, len(ask.inputs))
+        self._quickest.took(seconds)
+        return answers
 
 
 def _endpoint(
     url: str,
-    limits: RemoteLimits,
+    new_wire: Callable[[str], Wire],
+    limits: EndpointLimits,
     headers: Mapping[str, str],
     tls: ssl.SSLContext | None,
     clock: Callable[[], float],
 ) -> Endpoint:
-    connections = Connections(
+    client = HttpClient(
         url,
         headers=headers,
         tls=tls,
@@ -310,4 +224,4 @@ def _endpoint(
         max_response_bytes=limits.max_response_bytes,
     )
     breaker = Breaker(limits.breaker_failures, limits.breaker_open_s, clock)
-    return Endpoint(url, connections, breaker, limits.max_concurrency, clock)
+    return Endpoint(url, new_wire(url), client, breaker, limits.max_concurrency, clock)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -13,7 +12,7 @@ from support.load import ODD
 from support.processes import TOKEN, admin, eventually, free_port, spawn, spawn_edge, stopping
 from support.remotes import answering, refusing_url, remote_to
 
-from service import runtime
+from service.remote import labels
 from service.settings import EdgeSettings
 
 KEY = "the-key-of-the-large-model"
@@ -79,13 +78,12 @@ async def test_one_of_two_large_models_down_costs_no_answer_and_the_status_says_
 async def test_a_server_that_tells_no_labels_is_not_asked_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runtime, "LABELS_RETRY_S", (0.001, 0.004))
-    edge = SimpleNamespace(labels=("a", "b"))
+    monkeypatch.setattr(labels, "RETRY_S", (0.001, 0.004))
     script = answering(200, b'{"data":[' + b"0," * 10_000 + b"0]}")
     async with serving(script) as server, remote_to(server.url) as remote:
-        await runtime._compare_labels(edge, remote.endpoints[0])  # type: ignore[arg-type]
-        assert remote.endpoints[0].labels_match is None
-    assert len(server.requests) == runtime.LABELS_ATTEMPTS
+        await remote.endpoints[0].get_to_know()
+        assert remote.endpoints[0].wire.facts.labels_match is None
+    assert len(server.requests) == labels.ATTEMPTS
     assert caplog.messages == [
         "the large model does not tell its labels: they are not compared, each answer's are checked"
     ]

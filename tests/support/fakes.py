@@ -3,12 +3,10 @@
 import asyncio
 import math
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from service.errors import BreakerOpen, RemoteError
-from service.remote.pool import Input, RemoteAnswer
+from service.remote.large_model import Ask, ItemAnswer, RemoteAnswer
 
 LABELS = ("red", "green", "blue", "gold", "grey")
 
@@ -67,30 +65,19 @@ class Script:
 
 
 class FakeRemote:
-    """A Remote that follows a script for each request id."""
+    """A LargeModel that follows a script for each request id."""
 
     def __init__(self, breaker_open: bool = False) -> None:
         self.breaker_open = breaker_open
         self.scripts: dict[str, Script] = {}
-        self.on_call: Callable[[dict[str, Any]], None] = lambda _: None
 
     def refusal(self) -> RemoteError | None:
         return BreakerOpen("the breaker is open", retry_after_s=1) if self.breaker_open else None
 
-    async def classify(
-        self,
-        inputs: Sequence[Input],
-        *,
-        top_k: int,
-        timeout_s: float,
-        hops: int,
-        request_id: str,
-        own_deadline: bool = False,
-    ) -> list[RemoteAnswer]:
-        script = self.scripts[request_id]
+    async def answer(self, ask: Ask) -> list[ItemAnswer]:
+        script = self.scripts[ask.request_id]
         script.calls += 1
         script.asked.set()
-        self.on_call({"inputs": inputs, "timeout_s": timeout_s, "hops": hops, "own_deadline": own_deadline})
         try:
             if script.forever:
                 await asyncio.Event().wait()
@@ -101,4 +88,4 @@ class FakeRemote:
             raise
         if script.error is not None:
             raise script.error
-        return [large_answer(str(text), top_k, script.degraded) for text in inputs]
+        return [large_answer(str(text), ask.top_k, script.degraded) for text in ask.inputs]

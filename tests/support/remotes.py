@@ -3,13 +3,17 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from support.faulty_server import Script, Turn
 
-from service.remote.pool import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
+from service.remote.gatekeeper_wire import GatekeeperWire
+from service.remote.large_model import Ask, Input, ItemAnswer, LargeModel
+from service.remote.pool import EndpointLimits, Pool
+from service.remote.wire import Wire
 
 PATIENT_S = 10.0  # for calls that are answered or fail by themselves
 IMPATIENT_S = 0.2  # for calls that can only end by their deadline
@@ -45,16 +49,20 @@ async def remote_to(
     failures: int = 1_000,
     key: str | None = None,
     tls: ssl.SSLContext | None = None,
-) -> AsyncIterator[GatekeeperRemote]:
-    limits = RemoteLimits(
+    labels: Sequence[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+    wire: Callable[[str], Wire] | None = None,
+) -> AsyncIterator[Pool]:
+    limits = EndpointLimits(
         max_concurrency=slots,
         connect_timeout_s=connect_timeout_s,
-        max_response_bytes=MAX_BYTES,
+        max_response_bytes=max_bytes,
         breaker_failures=failures,
         breaker_open_s=2.0,
     )
     observe = Outcomes() if outcomes is None else outcomes
-    remote = GatekeeperRemote(url.split(","), limits, observe, key=key, tls=tls, clock=clock or Clock())
+    new_wire = wire or partial(GatekeeperWire, labels=labels or (), refuse_foreign=labels is not None)
+    remote = Pool(url.split(","), new_wire, limits, observe, key=key, tls=tls, clock=clock or Clock())
     try:
         yield remote
     finally:
@@ -76,8 +84,31 @@ async def accepting(accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def ask(remote: Remote, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1) -> list[RemoteAnswer]:
-    return await remote.classify(texts or ("hello",), top_k=top_k, timeout_s=timeout_s, hops=1, request_id="id-1")
+def asking(
+    *inputs: Input,
+    timeout_s: float = PATIENT_S,
+    top_k: int = 1,
+    hops: int = 1,
+    request_id: str = "id-1",
+    own_deadline: bool = False,
+) -> Ask:
+    """A call that has so many seconds from now on."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    return Ask(inputs, top_k, deadline, hops, request_id, own_deadline)
+
+
+async def ask(
+    remote: LargeModel, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1, own_deadline: bool = False
+) -> list[ItemAnswer]:
+    texts = texts or ("hello",)
+    return await remote.answer(asking(*texts, timeout_s=timeout_s, top_k=top_k, own_deadline=own_deadline))
+
+
+async def labels_of(remote: Pool, number: int = 0) -> list[str]:
+    """What an endpoint says of itself."""
+    endpoint = remote.endpoints[number]
+    assert isinstance(endpoint.wire, GatekeeperWire)
+    return await endpoint.wire.ask_labels(endpoint.exchange_apart)
 
 
 async def good(turn: Turn) -> None:

@@ -19,19 +19,21 @@ from support.remotes import (
     dropping,
     first_then_good,
     good,
+    labels_of,
     never,
     refusing_url,
     remote_to,
 )
 
 from service.errors import BreakerOpen, RemoteBadAnswer, RemoteError, RemoteLimit, RemoteTimeout, RemoteUnavailable
-from service.remote.pool import GatekeeperRemote, RemoteAnswer
+from service.remote.large_model import ItemAnswer, LargeModel, RemoteAnswer
+from service.remote.pool import Pool
 
 
 @asynccontextmanager
 async def remote_before(
     *scripts: Script, outcomes: Outcomes | None = None, **options: object
-) -> AsyncIterator[tuple[GatekeeperRemote, Sequence[FaultyServer]]]:
+) -> AsyncIterator[tuple[Pool, Sequence[FaultyServer]]]:
     """A remote with one endpoint per script, in this order."""
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(serving(script)) for script in scripts]
@@ -180,7 +182,7 @@ async def test_labels_are_asked_of_each_endpoint() -> None:
         return answering(200, json.dumps({"data": [{"labels": labels}]}).encode())
 
     async with remote_before(telling("a"), telling("b")) as (remote, _):
-        assert [await endpoint.labels() for endpoint in remote.endpoints] == [["a"], ["b"]]
+        assert [await labels_of(remote, number) for number in range(2)] == [["a"], ["b"]]
 
 
 # --- the key
@@ -196,7 +198,7 @@ async def both_routes(turn: Turn) -> None:
 async def test_the_key_travels_as_a_bearer_token_to_every_endpoint() -> None:
     async with remote_before(answering(503), both_routes, key="a-secret") as (remote, servers):
         await ask(remote)
-        assert await remote.endpoints[1].labels() == ["a"]
+        assert await labels_of(remote, 1) == ["a"]
     sent = [turn.headers["authorization"] for server in servers for turn in server.requests]
     assert sent == ["Bearer a-secret"] * 3
 
@@ -208,7 +210,7 @@ async def test_the_key_does_not_follow_a_redirect() -> None:
             with pytest.raises(RemoteBadAnswer):
                 await ask(remote)
             with pytest.raises(RemoteBadAnswer):
-                await remote.endpoints[0].labels()
+                await labels_of(remote)
     assert elsewhere.connections == 0
 
 
@@ -299,8 +301,8 @@ async def test_open_breakers_beside_a_limited_endpoint_are_a_limit() -> None:
 # --- a deadline too short
 
 
-async def hurried(remote: GatekeeperRemote, timeout_s: float) -> list[RemoteAnswer]:
-    return await remote.classify(["x"], top_k=1, timeout_s=timeout_s, hops=1, request_id="id-1", own_deadline=True)
+async def hurried(remote: LargeModel, timeout_s: float) -> list[ItemAnswer]:
+    return await ask(remote, timeout_s=timeout_s, own_deadline=True)
 
 
 async def test_a_deadline_below_the_quickest_recent_call_is_given_up_untried() -> None:
@@ -327,8 +329,8 @@ async def test_what_calls_needed_is_forgotten_so_that_a_remote_that_has_become_q
         await turn.classify()
 
     async with remote_before(script, clock=clock) as (remote, _):
-        remote._recent_s.append(3.0)
-        remote._recent_until = 10.0
+        clock.now = 9.0
+        remote._quickest.took(3.0)
         with pytest.raises(RemoteError):
             await hurried(remote, 1.0)
         clock.now = 10.0
@@ -340,7 +342,6 @@ async def test_what_calls_needed_is_forgotten_so_that_a_remote_that_has_become_q
 async def test_the_policys_own_timeout_is_always_tried() -> None:
     """It is the operator's word, and a call that is never made could never teach otherwise."""
     async with remote_before(good) as (remote, servers):
-        remote._recent_s.append(100.0)
-        remote._recent_until = 100.0
+        remote._quickest.took(100.0)
         await ask(remote)
     assert asked(servers) == [1]

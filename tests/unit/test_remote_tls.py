@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.certificates import Authority
 from support.faulty_server import serving
-from support.remotes import Outcomes, answering, ask, dropping, good, remote_to
+from support.remotes import Outcomes, answering, ask, dropping, good, labels_of, remote_to
 
 from service.errors import RemoteUnavailable, StartupError
 from service.remote.http import trusted_roots
@@ -29,7 +29,7 @@ async def test_a_server_whose_certificate_our_authority_has_signed_is_asked(auth
     async with serving(script, authority.server("right")) as server, remote_to(server.url, tls=tls, key="k") as remote:
         for _ in range(3):
             assert await ask(remote)
-        assert await remote.endpoints[0].labels() == ["a"]
+        assert await labels_of(remote) == ["a"]
     assert server.connections == 2
     assert {turn.headers["authorization"] for turn in server.requests} == {"Bearer k"}
 

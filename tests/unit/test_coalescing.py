@@ -4,15 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from support.faulty_server import FaultyServer, Script, Turn, head, outputs, serving
-from support.remotes import PATIENT_S, Outcomes, answering, good, never, remote_to
+from support.remotes import PATIENT_S, Outcomes, answering, asking, good, never, remote_to
 
 from service.errors import RemoteBadAnswer, RemoteError, RemoteTimeout, RemoteUnavailable
-from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, PackingRemote
-from service.remote.endpoint import ENOUGH_S
-from service.remote.pool import RemoteAnswer
+from service.remote.coalescing import PACK_CHARS, PACKED_TEXT_CHARS, Coalescer
+from service.remote.gatekeeper_wire import divided
+from service.remote.large_model import RemoteAnswer
+from service.remote.latency import ENOUGH_S
 
 
 @asynccontextmanager
@@ -23,18 +25,18 @@ async def packing_before(
     max_bytes: int = 65_536,
     outcomes: Outcomes | None = None,
     failures: int = 1_000,
-) -> AsyncIterator[tuple[PackingRemote, FaultyServer]]:
+) -> AsyncIterator[tuple[Coalescer, FaultyServer]]:
     async with serving(script) as server, remote_to(server.url, outcomes, slots=64, failures=failures) as remote:
-        yield PackingRemote(remote, max_items, max_bytes), server
+        yield Coalescer(remote, max_items, partial(divided, max_bytes=max_bytes)), server
 
 
 async def ask(
-    remote: PackingRemote, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1, hops: int = 1, own: bool = False
+    remote: Coalescer, *texts: str, timeout_s: float = PATIENT_S, top_k: int = 1, hops: int = 1, own: bool = False
 ) -> list[str]:
-    answers = await remote.classify(
-        texts, top_k=top_k, timeout_s=timeout_s, hops=hops, request_id=f"id-{texts[0][:9]}", own_deadline=own
+    call = asking(
+        *texts, timeout_s=timeout_s, top_k=top_k, hops=hops, request_id=f"id-{texts[0][:9]}", own_deadline=own
     )
-    return [answer.label for answer in answers]
+    return [answer.label for answer in await remote.answer(call) if isinstance(answer, RemoteAnswer)]
 
 
 def sizes(server: FaultyServer) -> list[int]:
@@ -139,6 +141,26 @@ async def test_another_failure_is_everybodys_and_nothing_is_repeated(status: int
     assert sizes(server) == [3]
 
 
+async def test_a_moment_between_two_calls_does_not_part_them() -> None:
+    async with packing_before(good) as (remote, server):
+        await asyncio.gather(ask(remote, "a"), ask(remote, "b", timeout_s=PATIENT_S - 0.03))
+    assert sizes(server) == [2]
+
+
+async def test_who_asks_again_alone_has_no_more_time_than_is_left() -> None:
+    async def script(turn: Turn) -> None:
+        if len(turn.texts) == 1:
+            await turn.classify()
+            return
+        await asyncio.sleep(0.1)  # what the pack takes is gone for those who were in it
+        await turn.answer(500)
+
+    async with packing_before(script) as (remote, server):
+        assert await asyncio.gather(ask(remote, "a"), ask(remote, "b")) == [["a"], ["b"]]
+    told_ms = [int(turn.headers["x-request-timeout-ms"]) for turn in server.requests]
+    assert max(told_ms[1:]) <= PATIENT_S * 1_000 - 100
+
+
 async def test_a_pack_is_late_for_everybody_at_once() -> None:
     async with packing_before(never) as (remote, server):
         answers = await asyncio.gather(*(ask(remote, text, timeout_s=0.2) for text in "abc"), return_exceptions=True)
@@ -197,7 +219,7 @@ async def test_images_travel_alone() -> None:
     outputs = b'{"outputs": [{"label": "a", "score": 0.5, "decision": "accepted"}]}'
     async with packing_before(answering(200, outputs)) as (remote, server):
         image = {"image": "aGVsbG8="}
-        calls = (remote.classify([image], top_k=1, timeout_s=PATIENT_S, hops=1, request_id=f"id-{n}") for n in range(2))
+        calls = (remote.answer(asking(image, request_id=f"id-{n}")) for n in range(2))
         assert await asyncio.gather(*calls) == [[RemoteAnswer("a", 0.5, (), degraded=False)]] * 2
     assert len(server.requests) == 2
 
