@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import asdict
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.policy.document import OperatorFields, Policy
 from service.policy.forecast import Histogram, Outlook
@@ -69,6 +69,8 @@ class Status(BaseModel):
 
 class PolicyInForce(OperatorFields):
     """The policy without its note and author: these are for those who have the token."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     version: int
 

@@ -72,9 +72,11 @@ class _Identity(BaseModel):
 
 
 class Policy(OperatorFields, _Identity):
-    """One immutable version of what an operator may change at run time."""
+    """One immutable version of what an operator may change at run time.
 
-    # What a later release has put there is kept, compared, and written again.
+    It may have fields that this release does not know, written by a later one beside it: PATCH and rollback keep them.
+    """
+
     model_config = ConfigDict(extra="allow")
 
     note: Note = ""
@@ -149,7 +151,8 @@ class PolicyReplacement(OperatorFields):
     """The body of PUT: a whole policy; fields that are left out take their defaults, not their present values.
 
     The read-only fields `version`, `updated_at` and `updated_by` may be present and are ignored, so that what
-    GET answered can be edited and sent back. Values are refused as in PATCH.
+    GET answered can be edited and sent back. Values are refused as in PATCH, and so are unknown fields: one that a
+    later release has put into the policy takes its default too, as if that release had answered; PATCH keeps it.
     """
 
     model_config = ConfigDict(extra="forbid")

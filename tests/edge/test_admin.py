@@ -2,10 +2,11 @@
 
 import httpx
 import pytest
-from support.processes import TOKEN, admin
+from support.processes import TOKEN, Service, admin, eventually
 
 from service.api.problems import Problem
 from service.policy.document import Policy
+from service.policy.sqlite import SqlitePolicyStore
 
 ODD = "asdf qwer zxcv"
 
@@ -116,6 +117,42 @@ def test_status_tells_the_state_in_one_document(client: httpx.Client) -> None:
     assert status["remote"]["labels_match"] is True
     assert 0.0 < status["expected_deferral_ratio"] < 0.5
     assert 0.9 < status["expected_joint_accuracy"] < 1.0
+
+
+async def test_what_a_later_release_has_put_into_the_policy_is_shown_and_kept_but_not_taken(
+    edge: Service, client: httpx.Client
+) -> None:
+    before = Policy.model_validate_json(admin(client, "GET", "policy").content)
+    store = SqlitePolicyStore(edge.log.with_name("policy.db"))
+    cap = {"cap": {"day": 5.5}}
+    later = Policy.model_validate(before.model_dump() | cap | {"version": before.version + 1, "note": "later"})
+    await store.append("clinc150-small", later, expected_version=before.version)
+    await store.close()
+    eventually(lambda: admin(client, "GET", "policy").json()["version"] == later.version, "the edge follows")
+
+    shown = admin(client, "GET", "policy")
+    assert shown.content == later.model_dump_json().encode()
+    assert admin(client, "GET", "status").json()["policy"] == shown.json()
+    assert "cap" not in client.get("/console/state").json()["policy"]
+    for method, path, body in (
+        ("PATCH", "policy", cap),
+        ("POST", "policy/preview", cap),
+        ("PUT", "policy", shown.json()),
+    ):
+        refused = admin(client, method, path, json=body, headers={"if-match": shown.headers["etag"]})
+        assert (refused.status_code, refused.json()["detail"].partition(":")[0]) == (422, "cap")
+        assert [error["loc"] for error in refused.json()["errors"]] == [["cap"]]
+
+    patched = admin(client, "PATCH", "policy", json={"threshold": 0.4}).json()
+    assert patched["cap"] == cap["cap"]
+    known = {name: value for name, value in patched.items() if name != "cap"}
+    replaced = admin(client, "PUT", "policy", json=known, headers={"if-match": f'"{patched["version"]}"'})
+    assert "cap" not in replaced.json(), "what a replacement leaves out takes its default"
+    back = admin(client, "POST", "policy/rollback", json={"version": later.version}).json()
+    assert back["cap"] == cap["cap"]
+    versions = admin(client, "GET", "policy/history", params={"limit": 4}).json()["versions"]
+    assert [version.get("cap") for version in versions] == [cap["cap"], None, cap["cap"], cap["cap"]]
+    assert admin(client, "PUT", "policy", json=known, headers={"if-match": "*"}).status_code == 200
 
 
 BAD = {

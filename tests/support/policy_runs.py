@@ -24,6 +24,13 @@ FIELDS = {
     "note": st.text(max_size=20),
 }
 CHANGES = st.fixed_dictionaries({}, optional=FIELDS)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
+    max_leaves=6,
+)
+# What a document of a later release may say besides.
+STORED = st.fixed_dictionaries({}, optional=FIELDS | {"cap": JSON, "": JSON})
 
 DEFAULT = settings(
     max_examples=10,

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support.policy_runs import CHANGES, DEPTHS, GATES, KEPT, NAMES, RedisRun, Run
+from support.policy_runs import DEPTHS, GATES, KEPT, NAMES, STORED, RedisRun, Run
 
 from service.errors import PolicyStoreDown, VersionMismatch
 from service.policy.document import Policy
@@ -100,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
         which=st.integers(0, 1),
         name=NAMES,
         gate=GATES,
-        fields=CHANGES,
+        fields=STORED,
         skipped=st.sampled_from([0, 0, 0, 1, 5, -1, -3]),
         stale=st.sampled_from([0, 0, 0, 1, -1]),
     )

@@ -9,9 +9,10 @@ import pytest
 from redis.asyncio import Redis
 from support.redis_server import RedisServer
 
-from service.access import budgets as rate_limits
-from service.access.budgets import RateLimits, Window, seconds_until
+from service.access import budgets, redis_counts
+from service.access.budgets import RateLimits
 from service.access.keys import ANYONE, Caller, RateLimit
+from service.access.windows import Window, seconds_until
 from service.errors import RateLimited, StartupError, TooLarge
 
 
@@ -28,8 +29,9 @@ def redis_url(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limits, "PROBE_INTERVAL_S", 0.05)
-    monkeypatch.setattr(rate_limits, "PROBE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(budgets, "PROBE_INTERVAL_S", 0.05)
+    for module in (budgets, redis_counts):
+        monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.2)
 
 
 class Heard:
@@ -172,7 +174,7 @@ async def test_without_redis_each_counts_alone_and_afterwards_together_again(
             assert await passes(limits, who)
             assert not asking
             monkeypatch.undo()
-            monkeypatch.setattr(rate_limits, "PROBE_INTERVAL_S", 0.05)
+            monkeypatch.setattr(budgets, "PROBE_INTERVAL_S", 0.05)
             server.start() if how == "stop" else server.resume()
             await until(lambda: heard.shared[-1])
             assert await passes(limits, who)
@@ -248,6 +250,15 @@ async def test_a_read_only_redis_is_a_redis_that_is_down(quick_probes: None) -> 
             assert heard.shared == [False, True, False], "PING would say that it is back"
             await redis.replicaof("NO", "ONE")
             await until(lambda: heard.shared[-1])
+
+
+async def test_options_in_the_url_cannot_change_how_replies_are_read(running: RedisServer) -> None:
+    heard = Heard()
+    async with opened(f"{running.url}?decode_responses=true&socket_timeout=1000", heard=heard) as limits:
+        assert heard.shared == [False, True]
+        assert await passes(limits, caller("decoded"), 10)
+        assert not await passes(limits, caller("decoded"), 1)
+        assert heard.shared == [False, True], "counted in Redis"
 
 
 async def test_an_unknown_option_in_the_url_is_told_without_its_password() -> None:
