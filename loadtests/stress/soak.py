@@ -278,7 +278,8 @@ def main(argv: list[str] | None = None) -> int:
     except BenchFailed as reason:
         print(f"soak: {reason}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    # A SIGINT while Runner.run still sets up its own handling cancels the work, and Runner tells of that alone.
+    except (KeyboardInterrupt, asyncio.CancelledError):
         if soaks:
             print("\n".join(["", "interrupted; until then:", *_shown(soaks[0])]))
         return 130
