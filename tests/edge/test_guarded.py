@@ -315,6 +315,7 @@ def test_bad_keys_stop_the_start_in_one_line(tmp_path: Path, large: Service) -> 
         service.log.unlink()
 
 
+@pytest.mark.slow
 def test_up_guards_the_edge_alone(tmp_path: Path, bundles: Path) -> None:
     variables = {"API_KEYS": entry("plain"), "LARGE_BUNDLE": str(bundles / "clinc150-small")}
     port, large_port, output = free_port(), free_port(), tmp_path / "up.log"
