@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +11,10 @@ from typing import Any
 import httpx
 from support.redis_server import free_port
 from support.starting import Process, start
+from support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def eventually(condition: Callable[[], Any], what: str, within_s: float = 5.0) -> Any:
-    """The first true value of condition(), asked again and again; fails loudly at the deadline."""
-    deadline = time.monotonic() + within_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
-        time.sleep(0.02)
 
 
 @dataclass

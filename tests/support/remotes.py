@@ -8,22 +8,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from support.faulty_server import Script, Turn
+from support.waiting import Clock
 
 from service.remote.pool import GatekeeperRemote, Remote, RemoteAnswer, RemoteLimits
 
 PATIENT_S = 10.0  # for calls that are answered or fail by themselves
 IMPATIENT_S = 0.2  # for calls that can only end by their deadline
 MAX_BYTES = 64 * 1024
-
-
-class Clock:
-    """The breaker's clock, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Outcomes(list[str]):
