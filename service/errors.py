@@ -1,5 +1,6 @@
 """Every error that this service raises on purpose. Foreign errors are translated where they enter
-(policy/store.py, access/budgets.py, remote/, batching/batcher.py) and leave as problem+json (RFC 9457) in api/problems.py.
+(policy/store.py, access/budgets.py, remote/, batching/batcher.py) and leave as problem+json (RFC 9457) in
+api/problems.py.
 
     GatekeeperError
     ├── StartupError               one line for a person; the process does not start

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 from support.processes import TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 
-from deploy.browser import chromium, find_chromium
+from docs.browser import chromium, find_chromium
 
 PROGRAM = find_chromium()
 pytestmark = [

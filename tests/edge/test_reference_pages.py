@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from support.answers import problem
 from support.processes import Service, free_port, spawn_edge, stopping
 
-from deploy.browser import chromium, find_chromium
+from docs.browser import chromium, find_chromium
 from service.api.docs import PAGES
 
 PROGRAM = find_chromium()

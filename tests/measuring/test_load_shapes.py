@@ -23,7 +23,7 @@ from playwright.sync_api import Route, expect
 from support.processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 from test_loadtests import Liar, counted, serving, start
 
-from deploy.browser import chromium, find_chromium
+from docs.browser import chromium, find_chromium
 from loadtests.common.sentences import EASY_LABELS, HARD_LABELS
 from loadtests.users.phases import PhaseRow, shown_phase
 from loadtests.users.run import main
