@@ -1,4 +1,7 @@
-"""Images through the running pair of Fashion-MNIST bundles: base64 and files, and every bad image with its answer."""
+"""Images through the running pair of Fashion-MNIST bundles: base64 and files, and every bad image with its answer.
+
+One file because all ask the same pair for images, and the hostile images are made for several of them.
+"""
 
 import base64
 import io

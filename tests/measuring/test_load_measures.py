@@ -21,10 +21,10 @@ from support.processes import ROOT, eventually
 from loadtests.common.client import Reply
 from loadtests.stress import soak
 from loadtests.stress.batching import batches, read_wait
+from loadtests.stress.books import memory_growth
 from loadtests.stress.cases import DECK_KINDS, Case, Known, deck, what_is_wrong
 from loadtests.stress.flapping import MODES, SLOW_S, FlappingModel, large_label
 from loadtests.stress.overload import Step, summary_of, verdict_of
-from loadtests.stress.soak import memory_growth
 from loadtests.stress.watch import Sight, look
 
 TEXT, OTHER = "what is my balance", "asdf qwer zxcv"

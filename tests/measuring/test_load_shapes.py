@@ -1,5 +1,8 @@
 """The shapes of the load test, run as commands against a real edge and a real large model. Both are of images, which
-are ready sooner than those of texts; test_loadtests.py has these. No timing is asserted."""
+are ready sooner than those of texts; test_loadtests.py has these. No timing is asserted.
+
+One file because all runs go to the same pair, started once, and must leave it as it was.
+"""
 
 import csv
 import json
