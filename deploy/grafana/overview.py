@@ -1,4 +1,7 @@
-"""The first page: is the cascade doing what its policy promises, and if not, which part is it."""
+"""The first page: is the cascade doing what its policy promises, and if not, which part is it.
+
+One file because it is one page: its panels stand here in the order of the screen.
+"""
 
 from grafana_foundation_sdk.models import dashboard as parts
 from grafana_foundation_sdk.models.common import BigValueTextMode

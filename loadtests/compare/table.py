@@ -6,7 +6,7 @@ from loadtests.compare.report import OURS, PathReport
 from loadtests.compare.summary import Row, Spread
 
 TITLES = {"accept": "of bare", "defer": "p50 added ms"}
-# design.md's numbers: requests/s over the bare route's at 32 connections, and over two peers'; ms and requests/s of a
+# The goals: requests/s over the bare route's at 32 connections, and over two peers'; ms and requests/s of a
 # deferred request.
 BAR, GOAL = 0.40, 0.50
 FACTORS = {"litserve": 4.0, "bentoml": 6.0}

@@ -17,15 +17,10 @@ import os
 import random
 import secrets
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +29,16 @@ from loadtests.common.options import RESULTS, between
 from loadtests.common.sentences import EASY, ODD
 from loadtests.common.servers import BenchFailed, Server, choose_cores, free_port, running
 from loadtests.stress.arrivals import new_event_loop
+from loadtests.stress.books import Books, met, report, shown
 from loadtests.stress.cases import Case, Known, deck, what_is_wrong
 from loadtests.stress.flapping import MODES, FlappingModel
 from loadtests.stress.targets import pool as pool_of
 from loadtests.stress.watch import Sight, look
 
 DECK = 4_000  # so that each share of cases.PER_MILLE is a whole number
-WARM_UP = 0.1  # of the requests; memory counts from there
-MEMORY_BAR = 0.02
 REMOTE_TIMEOUT_S = 0.5
 IDLE_WITHIN_S = 30.0
 ANSWER_S = 30.0  # an answer that takes longer is lost
-TOLD_AT_MOST = 20
 PROGRESS_S = 30.0
 # What the policy becomes in turn; every field is always set, so that a change undoes the one before it.
 POLICIES: tuple[dict[str, Any], ...] = tuple(
@@ -58,33 +51,6 @@ POLICIES: tuple[dict[str, Any], ...] = tuple(
         (0.9, "on", "degrade"),
     )
 )
-
-
-@dataclass
-class Books:
-    """Where every request went. `wrong` has the first few in words."""
-
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind of case, what became of it)
-    decisions: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    wrong_count: int = 0
-    started: int = 0
-    others: Counter[str] = field(default_factory=Counter)  # policy changes, flaps, looks at the health
-    sights: list[tuple[float, int, Sight]] = field(default_factory=list)  # second, requests until then, what was seen
-
-    def close(self, case: Case, outcome: str) -> None:
-        """One request has ended."""
-        self.outcomes[case.kind, outcome] += 1
-
-    def blame(self, kind: str, reason: str) -> None:
-        """Something that must not be."""
-        self.wrong_count += 1
-        if len(self.wrong) < TOLD_AT_MOST:
-            self.wrong.append(f"{kind}: {reason}")
-
-    @property
-    def accounted(self) -> int:
-        return self.outcomes.total()
 
 
 class Soak:
@@ -278,17 +244,25 @@ def main(argv: list[str] | None = None) -> int:
     except BenchFailed as reason:
         print(f"soak: {reason}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    # A SIGINT while Runner.run still sets up its own handling cancels the work, and Runner tells of that alone.
+    except (KeyboardInterrupt, asyncio.CancelledError):
         if soaks:
-            print("\n".join(["", "interrupted; until then:", *_shown(soaks[0])]))
+            print("\n".join(["", "interrupted; until then:", *shown(soaks[0].books, soaks[0].seconds)]))
         return 130
-    report = _report(soaks[0], arguments)
-    print("\n".join(["", *_shown(soaks[0]), "", *(f"{line['what']}: {_met(line)}" for line in report["verdict"])]))
+    soak = soaks[0]
+    assert soak.start is not None
+    assert soak.end is not None
+    found = report(soak.books, soak.start, soak.end, soak.seconds, arguments)
+    print(
+        "\n".join(
+            ["", *shown(soak.books, soak.seconds), "", *(f"{line['what']}: {met(line)}" for line in found["verdict"])]
+        )
+    )
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"soak-{report['at'].replace(':', '')}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    path = arguments.output / f"soak-{found['at'].replace(':', '')}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
-    return int(not all(line["met"] for line in report["verdict"]))
+    return int(not all(line["met"] for line in found["verdict"]))
 
 
 def _run(arguments: argparse.Namespace, soaks: list[Soak]) -> None:
@@ -331,95 +305,6 @@ def _run(arguments: argparse.Namespace, soaks: list[Soak]) -> None:
             for line in [line for line in log.splitlines() if '"level": "error"' in line][:3]:
                 soak.books.blame("the edge's log", line[:500])
         runner.run(model.stop())
-
-
-def memory_growth(sights: Sequence[tuple[float, int, Sight]], requests: int) -> float | None:
-    """Median memory of the last tenth of the requests after the warm-up over that of the first tenth, minus 1."""
-    after = [(done, sight.memory_mib) for _, done, sight in sights if done >= WARM_UP * requests]
-    tenth = (1 - WARM_UP) * requests / 10
-    first = [memory for done, memory in after if done < WARM_UP * requests + tenth]
-    last = [memory for done, memory in after if done >= requests - tenth]
-    if not first or not last:
-        return None
-    return statistics.median(last) / statistics.median(first) - 1
-
-
-def _report(soak: Soak, arguments: argparse.Namespace) -> dict[str, Any]:
-    books, start, end = soak.books, soak.start, soak.end
-    if start is None or end is None:
-        raise BenchFailed("the soak did not come to its end")
-    growth = memory_growth(books.sights, arguments.requests)
-    peak = max((sight.file_descriptors for _, _, sight in books.sights), default=0)
-    verdict = [
-        (
-            f"{books.accounted:,} of {arguments.requests:,} requests accounted for",
-            books.accounted == arguments.requests,
-        ),
-        (f"{books.wrong_count:,} wrong or lost", books.wrong_count == 0),
-        (
-            f"memory after the warm-up grew by {growth:.2%} (bar {MEMORY_BAR:.0%})"
-            if growth is not None
-            else "memory growth: too short to tell, take more requests",
-            growth is not None and growth < MEMORY_BAR,
-        ),
-        (
-            f"file descriptors {start.file_descriptors} before, {peak} at most, {end.file_descriptors} after",
-            end.file_descriptors <= start.file_descriptors,
-        ),
-        (
-            f"connections left: {end.established} established, {end.close_wait} half closed",
-            end.established == end.close_wait == 0,
-        ),
-    ]
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m loadtests.stress.soak --requests {arguments.requests} "
-        f"--connections {arguments.connections}",
-        "seconds": soak.seconds,
-        "requests_per_s": books.accounted / soak.seconds,
-        "verdict": [{"what": what, "met": met} for what, met in verdict],
-        "memory_growth": growth,
-        "outcomes": [[kind, outcome, count] for (kind, outcome), count in sorted(books.outcomes.items())],
-        "decisions": dict(books.decisions),
-        "others": dict(books.others),
-        "wrong": books.wrong,
-        "start": asdict(start),
-        "end": asdict(end),
-        "sights": [[round(at, 1), done, *asdict(sight).values()] for at, done, sight in books.sights],
-    }
-
-
-def _shown(soak: Soak) -> list[str]:
-    books = soak.books
-    seconds = soak.seconds or 1e-9
-    outcomes = sorted({outcome for _, outcome in books.outcomes})
-    kinds = sorted({kind for kind, _ in books.outcomes})
-    lines = [f"{'':12}{'all':>10}" + "".join(f"{outcome:>9}" for outcome in outcomes)]
-    for kind in [*kinds, "all"]:
-        counts = [
-            sum(count for (k, o), count in books.outcomes.items() if o == outcome and kind in (k, "all"))
-            for outcome in outcomes
-        ]
-        lines.append(f"{kind:12}{sum(counts):>10,}" + "".join(f"{count or '-':>9}" for count in counts))
-    lines += [
-        f"{books.accounted:,} requests in {seconds:,.0f} s ({books.accounted / seconds:,.0f}/s)",
-        "items: " + ", ".join(f"{count:,} {decision}" for decision, count in books.decisions.items()),
-        "beside them: " + ", ".join(f"{what} {count:,}" for what, count in books.others.items()),
-    ]
-    if books.sights:
-        memory = [sight.memory_mib for _, _, sight in books.sights]
-        threads = [sight.threads for _, _, sight in books.sights]
-        lines.append(
-            f"memory {memory[0]:.1f} MiB at first, {max(memory):.1f} at most, {memory[-1]:.1f} at last; threads "
-            f"{threads[0]} at first, {max(threads)} at most"
-        )
-    if books.wrong_count:
-        lines += [f"{books.wrong_count:,} WRONG, of them:", *(f"  {told}" for told in books.wrong)]
-    return lines
-
-
-def _met(line: dict[str, Any]) -> str:
-    return "met" if line["met"] else "NOT met"
 
 
 def _parser() -> argparse.ArgumentParser:

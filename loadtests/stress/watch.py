@@ -37,11 +37,6 @@ def look(pid: int) -> Sight:
     )
 
 
-def memory_mib(pid: int) -> float:
-    """Resident now."""
-    return _kib(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), "VmRSS") / 1024
-
-
 def reset_peak(pid: int) -> None:
     """Let VmHWM begin again from what is resident now; where that is not allowed it stays the peak since the start."""
     with suppress(OSError):

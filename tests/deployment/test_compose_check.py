@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from support.processes import ROOT, eventually
 
-from deploy.browser import find_chromium
 from deploy.check import PORTS, Stack
 from deploy.compose import read_compose
+from docs.browser import find_chromium
 
 pytestmark = pytest.mark.timeout(180)
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
@@ -72,7 +72,7 @@ def test_a_service_that_ends_is_named_with_its_own_words(tmp_path: Path) -> None
 @pytest.mark.skipif("GATEKEEPER_DATA_DIR" not in os.environ, reason="GATEKEEPER_DATA_DIR is not set")
 def test_the_walkthrough_in_a_hurry(tmp_path: Path) -> None:
     """Sixty times as quick as the one in docs/: too quick for alerts, but everything else happens."""
-    command = [sys.executable, "-m", "deploy.walkthrough", "--pace", "60", "--output", str(tmp_path / "told")]
+    command = [sys.executable, "-m", "docs.write_walkthrough", "--pace", "60", "--output", str(tmp_path / "told")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=170)
     assert done.returncode == 0, done.stdout + done.stderr
     log = (tmp_path / "told" / "log.txt").read_text()

@@ -2,6 +2,8 @@
 
 A real Prometheus, with the committed rules, scrapes a real edge and its large model, and every query of every panel,
 annotation and variable is asked.
+
+One file because what holds at rest and what is asked of Prometheus goes through the same reading of the panels.
 """
 
 import json

@@ -39,6 +39,7 @@ def test_promtool_accepts_the_rules() -> None:
     assert len(ALERTS) + len(RECORDED) == len(all_rules())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_the_rules_pass_their_own_tests(path: Path) -> None:

@@ -1,6 +1,8 @@
 """The console in a real Chromium, on a real edge: what an operator does with it, and what must not happen.
 
 Every test fails on an error in the page's script, on a violation of its content security policy and on a dialog.
+
+One file because all share one browser and one edge, started once.
 """
 
 import re
@@ -13,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 from support.processes import TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 
-from deploy.browser import chromium, find_chromium
+from docs.browser import chromium, find_chromium
 
 PROGRAM = find_chromium()
 pytestmark = [

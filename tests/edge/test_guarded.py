@@ -16,10 +16,9 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+from support.answers import problem
 from support.processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 from support.redis_server import RedisServer
-
-from service.api.problems import Problem
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -63,14 +62,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, large: Service) -> Iterato
     with stopping(service):
         service.wait_ready()
         yield Guarded(service)
-
-
-def problem(response: httpx.Response, status: int, kind: str) -> Problem:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    found = Problem.model_validate_json(response.content)
-    assert found.type == f"urn:gatekeeper:problem:{kind}"
-    return found
 
 
 def test_a_key_is_asked_for_and_let_in(guarded: Guarded) -> None:
@@ -315,6 +306,7 @@ def test_bad_keys_stop_the_start_in_one_line(tmp_path: Path, large: Service) -> 
         service.log.unlink()
 
 
+@pytest.mark.slow
 def test_up_guards_the_edge_alone(tmp_path: Path, bundles: Path) -> None:
     variables = {"API_KEYS": entry("plain"), "LARGE_BUNDLE": str(bundles / "clinc150-small")}
     port, large_port, output = free_port(), free_port(), tmp_path / "up.log"

@@ -1,4 +1,7 @@
-"""Images through the running pair of Fashion-MNIST bundles: base64 and files, and every bad image with its answer."""
+"""Images through the running pair of Fashion-MNIST bundles: base64 and files, and every bad image with its answer.
+
+One file because all ask the same pair for images, and the hostile images are made for several of them.
+"""
 
 import base64
 import io
@@ -17,6 +20,7 @@ import PIL.Image
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.answers import problem
 from support.processes import TOKEN, Service, eventually
 from support.tiny import tiny_images, write_tiny_fashion_mnist, write_tiny_images
 
@@ -26,7 +30,6 @@ from models.data.images import ImageFile, decode
 from models.evaluation.parity import _batches
 from models.inference.classifier import Classifier, load_classifier
 from service.api.documents import ClassifyResponse
-from service.api.problems import Problem
 from service.cli import main
 from service.commands.up import _example
 
@@ -67,12 +70,7 @@ def outputs(response: httpx.Response) -> list[dict[str, object]]:
 
 def refused(response: httpx.Response, status: int) -> str:
     """The detail of a problem of that status."""
-    assert response.status_code == status, response.text[:300]
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = Problem.model_validate_json(response.content)
-    assert 10 < len(problem.detail) < 400
-    assert "\n" not in problem.detail
-    return problem.detail
+    return problem(response, status).detail
 
 
 PIXELS = np.concatenate([tiny_images(label, 20) for label in range(10)])

@@ -224,6 +224,7 @@ def test_a_key_that_root_removes_is_refused_by_a_service_of_another_user(
     assert shows(service, "gatekeeper_api_keys_current 1.0")
 
 
+@pytest.mark.slow
 def test_a_file_out_of_reach_is_shown_and_taken_up_when_it_is_back(
     edge: tuple[Service, Path, dict[str, str]],
 ) -> None:

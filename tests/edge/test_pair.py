@@ -108,6 +108,7 @@ def test_up_starts_both_says_how_to_use_them_and_stops_both(pair: Pair) -> None:
     assert "Traceback" not in pair.output.read_text()
 
 
+@pytest.mark.slow
 def test_signals_while_a_request_waits_for_the_large_model_cut_nothing(pair: Pair) -> None:
     pair.wait_for("Ctrl-C stops both.")
     large, _ = sorted(pair.children())
@@ -138,6 +139,7 @@ def calls_out(pair: Pair) -> int:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_ipv6_addresses_are_told_as_urls_have_them(tmp_path: Path) -> None:
     pair = Pair(tmp_path, GATEKEEPER_HOST="::1", GATEKEEPER_LARGE_HOST="::1")

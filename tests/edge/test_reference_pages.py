@@ -9,9 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from support.answers import problem
 from support.processes import Service, free_port, spawn_edge, stopping
 
-from deploy.browser import chromium, find_chromium
+from docs.browser import chromium, find_chromium
 from service.api.docs import PAGES
 
 PROGRAM = find_chromium()
@@ -181,8 +182,7 @@ def test_a_browser_that_has_the_files_is_not_sent_them_again(edge: Service) -> N
 )
 def test_nothing_else_is_found_there(edge: Service, name: str) -> None:
     answer = httpx.get(f"{edge.url}/docs/files/{name}")
-    assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
+    problem(answer, 404)
 
 
 def test_no_page_of_ours_refers_to_another_host() -> None:

@@ -1,6 +1,8 @@
 """The large model's faults, under load: every request is answered, and deferral resumes by itself.
 
 .venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_large_model.py -k stopped
+
+One file because every fault is put upon the same edge and the same pair, started once.
 """
 
 import asyncio

@@ -1,6 +1,8 @@
 """Faults of Redis, under load: the last known policy goes on, writes are refused, and all heals by itself.
 
 .venv/bin/python -m pytest -n0 -m fault tests/faults/test_fault_redis.py -k stopped
+
+One file because every fault is put upon the same stage of edges and Redis, set once.
 """
 
 import asyncio

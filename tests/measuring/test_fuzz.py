@@ -38,6 +38,7 @@ def test_the_verdict_can_be_lost() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_it_runs_against_a_real_edge(capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz.main(["--targets", "edge, spent key", "--kinds", "many values", "forms"]) == 0

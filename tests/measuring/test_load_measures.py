@@ -1,5 +1,6 @@
 """What the measuring commands make of what they see: a wrong answer is found, a leak is seen, a verdict is earned."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import pytest
 from support.processes import ROOT, eventually
 
 from loadtests.common.client import Reply
+from loadtests.stress import soak
 from loadtests.stress.batching import batches, read_wait
+from loadtests.stress.books import memory_growth
 from loadtests.stress.cases import DECK_KINDS, Case, Known, deck, what_is_wrong
 from loadtests.stress.flapping import MODES, SLOW_S, FlappingModel, large_label
 from loadtests.stress.overload import Step, summary_of, verdict_of
-from loadtests.stress.soak import memory_growth
 from loadtests.stress.watch import Sight, look
 
 TEXT, OTHER = "what is my balance", "asdf qwer zxcv"
@@ -244,6 +247,31 @@ def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
     assert report["decisions"].keys() == {"accepted", "deferred", "degraded"}
 
 
+def test_an_interrupt_while_the_work_is_being_started_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the worst moment: Runner.run listens to SIGINT already, and forgets that it has seen one."""
+
+    def work(arguments: argparse.Namespace, soaks: list[soak.Soak]) -> None:
+        listen = signal.signal
+
+        def interrupted(number: int, handler: Any) -> Any:
+            before = listen(number, handler)
+            if number == signal.SIGINT and isinstance(handler, partial):  # Runner's own
+                signal.raise_signal(number)
+            return before
+
+        with asyncio.Runner() as runner, monkeypatch.context() as patch:
+            patch.setattr(signal, "signal", interrupted)
+            runner.run(asyncio.Event().wait())
+
+    monkeypatch.setattr(soak, "_run", work)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert soak.main([]) == 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_interrupted_soak_says_what_it_has_seen(tmp_path: Path) -> None:
@@ -253,14 +281,16 @@ def test_an_interrupted_soak_says_what_it_has_seen(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as soak:
-        assert soak.stdout is not None
-        for line in soak.stdout:
-            if "requests on" in line:
-                break
-        soak.send_signal(signal.SIGINT)
-        said = soak.stdout.read()
-        assert soak.wait(30) == 130, said
+    ) as command:
+        assert command.stdout is not None
+        said = ""
+        while "requests on" not in said:
+            line = command.stdout.readline()
+            assert line, f"ended with {command.wait()} before it began: {said}"
+            said += line
+        command.send_signal(signal.SIGINT)
+        said += command.stdout.read()
+        assert command.wait(30) == 130, said
     assert "interrupted; until then:" in said
     assert list(tmp_path.iterdir()) == []
 

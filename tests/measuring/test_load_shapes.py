@@ -1,5 +1,8 @@
 """The shapes of the load test, run as commands against a real edge and a real large model. Both are of images, which
-are ready sooner than those of texts; test_loadtests.py has these. No timing is asserted."""
+are ready sooner than those of texts; test_loadtests.py has these. No timing is asserted.
+
+One file because all runs go to the same pair, started once, and must leave it as it was.
+"""
 
 import csv
 import json
@@ -23,7 +26,7 @@ from playwright.sync_api import Route, expect
 from support.processes import ROOT, TOKEN, Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 from test_loadtests import Liar, counted, serving, start
 
-from deploy.browser import chromium, find_chromium
+from docs.browser import chromium, find_chromium
 from loadtests.common.sentences import EASY_LABELS, HARD_LABELS
 from loadtests.users.phases import PhaseRow, shown_phase
 from loadtests.users.run import main
@@ -62,8 +65,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(pair: Pair) -> Iterator[None]:
+def as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every run leaves threshold and large model as they were."""
+    if "pair" not in request.fixturenames:
+        yield
+        return
+    pair: Pair = request.getfixturevalue("pair")
     pair.set_policy(threshold=0.7, note=NOTE, remote_timeout_s=10.0)
     yield
     assert pair.large_runs()
@@ -118,6 +125,7 @@ def test_a_steady_run_of_images_counts_what_the_edge_counts(pair: Pair, tmp_path
     assert int(row["items"]) + no_row(run.stdout) == items
 
 
+@pytest.mark.slow
 def test_a_ramp_has_a_row_for_each_number_of_users(pair: Pair, tmp_path: Path) -> None:
     run = run_shape(pair, tmp_path, "--shape", "ramp", "--processes", "2", "--mix", "easy=3,malformed=1")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -137,6 +145,7 @@ def test_a_spike_has_a_row_for_each_phase(pair: Pair, tmp_path: Path) -> None:
     assert [(name, row["users"]) for name, row in spike.items()] == [("before", "1"), ("spike", "3"), ("after", "1")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_sweep_has_a_row_for_each_threshold_and_restores_the_policy(
     pair: Pair, tmp_path: Path, processes: str
@@ -159,6 +168,7 @@ def test_a_sweep_has_a_row_for_each_threshold_and_restores_the_policy(
     assert f"the policy is restored: threshold 0.7 (version {now['version']})" in run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("note", [{"note": "mine"}, {}], ids=["note", "silent"])
 def test_a_sweep_gives_way_to_an_operator_who_changes_the_policy(
     pair: Pair, tmp_path: Path, note: dict[str, str]
@@ -210,6 +220,7 @@ def test_an_outage_is_in_its_own_phase_and_ends(pair: Pair, tmp_path: Path) -> N
     assert all(float(row["joint_accuracy"]) > 0 for row in rows.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
 def test_an_outage_stops_the_process_on_the_large_models_port_and_lets_it_go_on(pair: Pair, tmp_path: Path) -> None:
     pair.set_policy(remote_timeout_s=0.5)
@@ -293,6 +304,7 @@ def kill(run: Run) -> None:
     locust.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
 @pytest.mark.parametrize(
     ("shape", "end"),
@@ -342,6 +354,7 @@ def test_options_that_are_nonsense_are_one_clear_line_and_exit_code_2(
     assert re.search(f"error: {message}", complaint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "token", "message"),
     [
@@ -422,6 +435,7 @@ def test_the_joint_accuracy_is_that_of_the_answers_and_a_key_is_sent(tmp_path: P
     assert f"joint accuracy {asked['right'] / asked['items']:.4f}" in run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_the_web_page_takes_shape_and_mix_and_shows_the_phases(pair: Pair, tmp_path: Path) -> None:
     port = free_port()

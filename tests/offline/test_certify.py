@@ -152,7 +152,13 @@ def simulate(population: Population, choose: Callable[[Calibration, Calibration]
     return outcome
 
 
-@pytest.mark.parametrize("make", [crossing, not_monotone, dip, ties, graded, selective, loss, graded_loss])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(crossing, selective, loss),
+        *(pytest.param(make, marks=pytest.mark.slow) for make in (not_monotone, dip, ties, graded, graded_loss)),
+    ],
+)
 def test_the_guarantee_is_broken_in_at_most_one_draw_in_twenty(make: Callable[[], Population]) -> None:
     """And not by refusing, or by deferring everything: the answer is near the least that the truth allows."""
     population = make()

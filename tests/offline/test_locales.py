@@ -70,6 +70,7 @@ def ran(
     return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_bundle_with_labels_of_any_script_is_written_and_read_under_any_locale(tmp_path: Path) -> None:
     """The label, a file's name that ASCII lacks, and a column's."""
@@ -86,7 +87,13 @@ def test_a_bundle_with_labels_of_any_script_is_written_and_read_under_any_locale
     assert "données.csv" in (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("locale", [ASCII, {"PYTHONIOENCODING": "latin-1"}], ids=["ASCII", "Latin-1"])
+@pytest.mark.parametrize(
+    "locale",
+    [
+        pytest.param(ASCII, id="ASCII"),
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, id="Latin-1", marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_terminal_lacks_is_printed_escaped(tmp_path: Path, locale: dict[str, str]) -> None:
     write_csv(tmp_path / "перевод.csv", [(0.5, 1), (0.6, 0)], ("confidence", "small_correct"))
     code, printed, said = ran(tmp_path, "evaluate", "--predictions", "перевод.csv", locale=locale)

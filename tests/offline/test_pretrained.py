@@ -22,8 +22,9 @@ from models.training.pretrained import longest_text, open_model, read_config
 from service.cli import main
 
 TEXTS = ["rain", "what is with my savings " * 30, "</s>", "a </s> b [SEP] c <s>", "[SEP]", "<pad><pad>", "", " ", "🐟"]
-TUNED_BY_DEFAULT = {"distilbert", "llama", "bart"}  # the others take a minute
 NO_ADAPTER = {"resnet", "mobilenet-v2"}
+QUICK = {"distilbert", "llama", "bart"}  # the others take a minute
+MOST_SLOWLY = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def check_answers(directory: Path, text: bool) -> None:
     assert all(0 < prediction.confidence <= 1 for prediction in together)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MOST_SLOWLY)
 def test_a_fine_tuned_one_is_imported_and_answers(tmp_path: Path, kind: str) -> None:
     source = write_model(kind, tmp_path / "tuned", ["a", "b", "c"])
     bundle = import_model(str(source), tmp_path / "bundle")
@@ -57,9 +58,7 @@ def test_a_fine_tuned_one_is_imported_and_answers(tmp_path: Path, kind: str) -> 
     check_answers(bundle.directory, KINDS[kind].tokenizer is not None)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind in TUNED_BY_DEFAULT else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", MOST_SLOWLY)
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_base_model_is_tuned_and_answers(tmp_path: Path, kind: str, rank: int) -> None:
     text = KINDS[kind].tokenizer is not None

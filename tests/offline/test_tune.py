@@ -284,6 +284,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(
     assert load_bundle(tmp_path / "one").gate_digest == load_bundle(bundle).gate_digest
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_kill_in_the_middle_of_a_save_costs_one_interval(
     tmp_path: Path, bundle: Path, texts: tuple[str, ...], capsys: pytest.CaptureFixture[str]

@@ -202,6 +202,7 @@ def test_a_file_that_could_not_be_written_is_the_former_one(tmp_path: Path) -> N
     assert content(tmp_path) == {"metrics.json": b"good"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_bytes", [1_000, 10_000, 100_000])
 def test_a_disk_that_fills_up_costs_nothing_that_was_good(
     tmp_path: Path, whole: Path, rows: Path, most_bytes: int

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from models.inference.classifier import Classifier
-from service.cli import main
+from service import cli
 from service.policy import live as live_policy
 
 PROCESS_FAULTS = ("clock", "files")
@@ -83,7 +83,11 @@ def break_process() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (int(argument), int(argument)))
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> int:
     break_process()
     Classifier.predict = faulty_predict
+    return cli.main(argv)
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,28 +10,18 @@ from typing import Any
 
 import httpx
 from support.redis_server import free_port
+from support.starting import Process, start
+from support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def eventually(condition: Callable[[], Any], what: str, within_s: float = 5.0) -> Any:
-    """The first true value of condition(), asked again and again; fails loudly at the deadline."""
-    deadline = time.monotonic() + within_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
-        time.sleep(0.02)
 
 
 @dataclass
 class Service:
     """A running child process that speaks HTTP."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Process
     port: int
     log: Path
 
@@ -72,21 +59,9 @@ def spawn(command: str, log: Path, port: int | None = None, fault: str = "", **e
     port = port or free_port()
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("GATEKEEPER_", "REDIS_URL"))}
     named = {key if key == "REDIS_URL" else f"GATEKEEPER_{key}": value for key, value in environment.items()}
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.support.faulty_edge" if fault else "service.cli",
-                command,
-                "--port",
-                str(port),
-            ],
-            env=clean | {"GATEKEEPER_DRAIN_S": "0", "FAULT": fault} | named,
-            cwd=ROOT,
-            stdout=stream,
-            stderr=stream,
-        )
+    settings = clean | {"GATEKEEPER_DRAIN_S": "0", "FAULT": fault} | named
+    module = "tests.support.faulty_edge" if fault else "service.cli"
+    process = start(module, [command, "--port", str(port)], settings, log)
     return Service(process, port, log)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from support.faulty_server import Script, Turn
+from support.waiting import Clock
 
 from service.remote.gatekeeper_wire import GatekeeperWire
 from service.remote.large_model import Ask, Input, ItemAnswer, LargeModel
@@ -18,16 +19,6 @@ from service.remote.wire import Wire
 PATIENT_S = 10.0  # for calls that are answered or fail by themselves
 IMPATIENT_S = 0.2  # for calls that can only end by their deadline
 MAX_BYTES = 64 * 1024
-
-
-class Clock:
-    """The breaker's clock, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Outcomes(list[str]):

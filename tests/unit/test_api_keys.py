@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from support.processes import ROOT, eventually
+from support.processes import ROOT
+from support.waiting import eventually, until
 
 from service.access import keys as api_keys
 from service.access.keys import ANYONE, ApiKeys, KeyEntry, RateLimit, new_key, parse_line, read_file
@@ -221,12 +222,6 @@ def test_toml_is_read_and_both_sources_count(tmp_path: Path) -> None:
 def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_keys, "CHECK_INTERVAL_S", 0.01)
     monkeypatch.setattr(api_keys, "LOCK_WAIT_S", 0.01)
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(5.0):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
 
 
 def gets_in(keys: ApiKeys, key: str) -> bool:

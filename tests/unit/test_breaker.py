@@ -1,6 +1,7 @@
 """The breaker: opens after a run of failures, lets one probe through, never stays half-open for good."""
 
 import pytest
+from support.waiting import Clock
 
 from service.remote.breaker import Breaker, Permit
 
@@ -8,19 +9,9 @@ OPEN_S = 2.0
 LEASE_S = 5.0
 
 
-class Clock:
-    """A clock that moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from support.processes import ROOT
 from support.redis_server import free_port
+from support.waiting import until
 
 from service.errors import StartupError
 from service.server import connections
@@ -77,9 +78,7 @@ async def serving(max_connections: int = 100, client_timeout_s: float = 60.0) ->
     )
     running = asyncio.create_task(server._serve())
     try:
-        async with asyncio.timeout(5.0):
-            while not server.started:
-                await asyncio.sleep(0.01)
+        await until(lambda: server.started)
         async with asyncio.timeout(20.0):
             yield bounded
     finally:
@@ -227,10 +226,7 @@ async def test_who_is_too_slow_and_then_sends_the_rest_reads_why() -> None:
     async with serving(client_timeout_s=0.5) as bounded:
         reader = await bounded.connect(REFUSED.replace(b"/refuse", b"/") % (1, LONG, b""))
         writer = bounded.writers[-1]
-        with suppress(asyncio.TimeoutError):
-            async with asyncio.timeout(5.0):
-                while not bounded.counted:
-                    await asyncio.sleep(0.01)
+        await until(lambda: bounded.counted)
         writer.write(b"a" * LONG)
         await writer.drain()
         assert (await reader.read()).startswith(b"HTTP/1.1 408")
@@ -330,8 +326,7 @@ async def test_a_client_that_leaves_is_noticed_while_it_would_wait(http: bytes, 
     async with serving() as bounded:
         await bounded.connect(b"GET /never HTTP/%b\r\nhost: x\r\n%b\r\n" % (http, header))
         bounded.writers[-1].close()
-        while not bounded.left:
-            await asyncio.sleep(0.01)
+        await until(lambda: bounded.left)
 
 
 async def test_half_a_request_and_the_end_are_no_request() -> None:

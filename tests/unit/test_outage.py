@@ -3,16 +3,14 @@
 import logging
 
 import pytest
-from support.remotes import Clock
+from support.waiting import Clock
 
 from service.telemetry.outage import FEWEST, FOR_S, LAST, TELL_EVERY_S, WITHIN_S, Deferrals
 
 
 @pytest.fixture
 def clock() -> Clock:
-    clock = Clock()
-    clock.now = 1_000.0
-    return clock
+    return Clock(1_000.0)
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
 from support.redis_server import RedisServer
+from support.waiting import until
 
 from service.access import budgets, redis_counts
 from service.access.budgets import RateLimits
@@ -66,12 +67,6 @@ async def passes(limits: RateLimits, who: Caller, items: int = 1) -> bool:
     except RateLimited:
         return False
     return True
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_budget_is_spent_by_items_and_refusals_cost_nothing(redis_url: str | None) -> None:

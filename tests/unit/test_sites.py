@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from support.processes import Service, eventually, spawn_edge, stopping
 
-from deploy.browser import chromium, find_chromium
+from docs.browser import chromium, find_chromium
 from service.server.sites import Sites
 from service.settings import EdgeSettings, allowed_hosts
 

@@ -1,6 +1,6 @@
 """A walk-through for docs/: everything of compose runs, the large model becomes slow, an operator sees and acts.
 
-    python -m deploy.walkthrough --output docs/walkthrough      (20 minutes; prometheus, chromium, GATEKEEPER_DATA_DIR)
+    python -m docs.write_walkthrough --output docs/walkthrough   (20 minutes; prometheus, chromium, GATEKEEPER_DATA_DIR)
 
 The services are those of `make compose-check`, Prometheus with the committed scrape interval and rules, the traffic
 CLINC150's test sentences, the operator a real Chromium. Writes the log of what happened, screenshots of the console and
@@ -29,9 +29,9 @@ from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 from playwright.sync_api import Page, ViewportSize, expect
 
-from deploy.browser import chromium, find_chromium
 from deploy.check import CheckFailed, Missing, Stack, running, stop_cleanly
 from deploy.compose import ROOT
+from docs.browser import chromium, find_chromium
 
 MODEL = "clinc150-small"
 CLASSIFY = "/v1/classify"
@@ -209,7 +209,7 @@ class Walk:
 def main(argv: list[str] | None = None) -> int:
     """Run it and write the pictures."""
     parser = argparse.ArgumentParser(
-        "deploy.walkthrough", description="The large model becomes slow: a walk-through, for docs/."
+        "docs.write_walkthrough", description="The large model becomes slow: a walk-through, for docs/."
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "walkthrough")
     parser.add_argument("--pace", type=float, default=1.0, help="10: a tenth of the time, too short for the alerts")
