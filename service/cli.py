@@ -1,4 +1,4 @@
-"""The `gatekeeper` command. The offline commands come from models.cli; torch is loaded only by what needs it."""
+"""The `gatekeeper` command. The offline commands come from models.commands; torch is loaded only by what needs it."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from models.cli import add_commands
+from models.commands.registry import add_commands
 from models.errors import InputError
 from models.printing import discard_output, finish_output, prepare_output, printable
 from service.access.keys import ApiKeys

@@ -7,7 +7,9 @@ range of each.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SIGNIFICANT_BITS = 16
@@ -51,3 +53,9 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "negative_entropy": negative_entropy,
     "energy": energy,
 }
+
+
+def confidences(logits: NDArray[np.float32], temperature: float) -> dict[str, NDArray[np.float64]]:
+    """Every score by name, each (N,), from logits (N, C) before the temperature."""
+    scaled = torch.from_numpy(logits) / temperature
+    return {name: score(scaled).double().numpy() for name, score in SCORES.items()}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from models.calibration.calibrate import fit_temperature
-from models.inference.classifier import confidences
+from models.inference.confidence import confidences
 from models.numbers.bootstrap import Groups, ascending, rank
 from models.numbers.density import overlapping_share
 from models.numbers.metrics import deferral_curve, gate_statistics

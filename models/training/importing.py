@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from models.bundle import CARD, ENCODERS, MANIFEST, NAME, Bundle, Task, copy_bundle, load_bundle, write_bundle
 from models.errors import BundleError, InputError
@@ -93,7 +94,7 @@ def import_model(
             classifier = load_classifier(bundle)
         except BundleError as error:
             raise InputError(str(error).replace(str(bundle.directory), str(directory))) from error
-        check_answers(str(directory), classifier.logits, _trial(limit))
+        check_answers(str(directory), lambda items: torch.from_numpy(classifier.engine.logits(items)), _trial(limit))
         copy_bundle(bundle, output)
     count = sum(parameter.numel() for parameter in opened.model.parameters())
     say(

@@ -16,9 +16,9 @@ from models.bundle import MANIFEST, file_sha256
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
-from models.inference.classifier import load_pixel_encoder
 from models.inference.encoding import PlainText
 from models.inference.pixels import PROCESSOR, PixelEncoder
+from models.inference.processors import load_pixel_encoder
 from models.training.adapter import with_adapter
 from models.training.pretrained import (
     TRIAL_TEXTS,

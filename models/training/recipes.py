@@ -40,10 +40,20 @@ LOSSES_IN_WORDS = {
 }
 
 
-def losses_in_words() -> str:
+# What `gatekeeper compare` takes for --losses; the losses themselves are in study.py.
+COMPARED_IN_WORDS = {
+    name: LOSSES_IN_WORDS[name]
+    for name in ("confidence-penalty", "label-smoothing", "focal", "outlier-exposure", "static-partition")
+} | {
+    "soft-gatekeeper": "gatekeeper with the large model's probabilities as the target",
+    "aligned-gatekeeper": "gatekeeper plus half the KL to the large model's probabilities",
+}
+
+
+def losses_in_words(losses: dict[str, str]) -> str:
     """A line for each loss."""
-    width = max(map(len, LOSSES_IN_WORDS)) + 2
-    return "\n".join(f"  {name:{width}}{words}" for name, words in LOSSES_IN_WORDS.items())
+    width = max(map(len, losses)) + 2
+    return "\n".join(f"  {name:{width}}{words}" for name, words in losses.items())
 
 
 def schedule_in_words(stage: int, field: str) -> str:

@@ -16,11 +16,12 @@ from support.tiny import tiny_images
 from models.bundle import SCORE_RANGES, Bundle, load_bundle, write_bundle
 from models.errors import BundleError
 from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
-from models.inference.classifier import Classifier, load_classifier, load_pixel_encoder, predict_all
+from models.inference.classifier import Classifier, load_classifier, predict_all
 from models.inference.confidence import SCORES
 from models.inference.exact import ExactLinear, stepped
 from models.inference.folded import FoldedTextNet
 from models.inference.folded_cnn import FoldedCNN
+from models.inference.processors import load_pixel_encoder
 from models.inference.sentence_encoder import load_head
 from models.training.vocabulary import train_tokenizer
 
@@ -83,9 +84,9 @@ def test_images_are_classified_without_transformers_as_with_it(bundles: Path, na
     with torch.no_grad():
         net = AutoModelForImageClassification.from_pretrained(bundles / name).eval()
         expected = net(pixel_values=encode(images)).logits
-        torch.testing.assert_close(classifier.logits(images), expected, atol=5e-5, rtol=1e-5)
-        prepared = classifier.logits([classifier.prepare(image) for image in images])
-        assert torch.equal(prepared, classifier.logits(images))
+    logits = classifier.engine.logits
+    np.testing.assert_allclose(logits(images), expected.numpy(), atol=5e-5, rtol=1e-5)
+    assert np.array_equal(logits([classifier.prepare(image) for image in images]), logits(images))
 
 
 @pytest.mark.parametrize("name", ["clinc150-small", "fashion-mnist-small"])
@@ -167,7 +168,7 @@ def test_a_text_is_judged_alone_as_in_a_batch(small: Classifier) -> None:
 def test_a_confidence_of_a_packaged_net_is_one_number(bundles: Path, name: str, score: str) -> None:
     """Bit for bit, whatever stands beside the item, online and offline: it was decided either way at its threshold."""
     classifier = replace(load_classifier(load_bundle(bundles / name)), score=score)
-    assert classifier.batch_free
+    assert classifier.engine.batch_free
     items: list[Any] = [tiny_images(label % 10, 1, 28)[0] for label in range(40)]
     if name == "clinc150-small":
         sentence = "what is my balance please set a timer for ten minutes on the mountain tomorrow"
@@ -187,7 +188,7 @@ def test_a_confidence_of_a_packaged_net_is_one_number(bundles: Path, name: str, 
 
 def test_a_confidence_of_another_net_is_rounded_alike_online_and_offline(bundles: Path) -> None:
     classifier = load_classifier(load_bundle(bundles / "clinc150-large"))
-    assert not classifier.batch_free
+    assert not classifier.engine.batch_free
     confidences = [prediction.confidence for prediction in classifier.predict(TEXTS)]
     assert predict_all(classifier, TEXTS, batch_size=len(TEXTS)).confidence.tolist() == confidences
     for confidence in confidences:

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoImageProcessor
 
 from models.inference.architectures import SmallCNN, SmallCNNConfig
-from models.inference.classifier import LibraryEncoder, load_pixel_encoder
 from models.inference.pixels import PROCESSOR, PixelEncoder
+from models.inference.processors import LibraryEncoder, load_pixel_encoder
 
 NAMES = {"id2label": dict(enumerate("0123456789")), "label2id": {str(index): index for index in range(10)}}
 

@@ -8,7 +8,8 @@ import pytest
 from support.tiny import write_tiny_clinc150
 
 from models.study.findings import GATES, Answers, as_table, find
-from models.study.study import Study
+from models.study.study import OTHERS, Study
+from models.training.recipes import COMPARED_IN_WORDS
 from service.cli import main
 
 
@@ -198,3 +199,25 @@ def test_where_both_models_know_something_a_merged_answer_is_better_than_either(
 def test_the_methods_are_those_that_were_asked_for() -> None:
     study = Study(None, None, None, (0.5,), (0,), "focal,label-smoothing")  # type: ignore[arg-type]
     assert list(study.methods) == ["untuned", "control", "gatekeeper 0.5", "focal", "label-smoothing"]
+
+
+def test_help_names_exactly_the_losses_that_compare_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(COMPARED_IN_WORDS) == list(OTHERS)
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    below = capsys.readouterr().out.partition("losses that --losses takes")[2].splitlines()[1:]
+    assert [line.split()[0] for line in below if line] == list(OTHERS)
+
+
+@pytest.mark.parametrize("option", ["--loss", "--strength", "--targets-from", "--alignment", "--restart"])
+def test_what_only_tune_takes_is_refused_by_name(
+    command: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [option] if option == "--restart" else [option, "focal"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, *given])
+    assert ended.value.code == 2
+    assert f"{option} is for tune" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert f"{option} " not in capsys.readouterr().out

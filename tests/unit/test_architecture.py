@@ -49,8 +49,7 @@ MODELS = {
     "calibration": "errors printing files bundle inference data numbers",
     "evaluation": "errors replacing files progress bundle inference data numbers calibration",
     "study": "errors replacing progress bundle inference data numbers training calibration evaluation",
-    "commands": "errors printing threads progress bundle inference data levels numbers training calibration evaluation "
-    "study",
+    "commands": "errors printing threads progress bundle data levels numbers training calibration evaluation study",
 }
 # What the service may know of the models, by the part that knows it.
 MODELS_IN_SERVICE = {
