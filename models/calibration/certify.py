@@ -14,6 +14,8 @@ on the selection data to fewer deferrals, past every candidate that both defers 
 
 What the certificate rests on: calibration items and traffic are drawn alike and independently; neither the model, the
 temperature nor the selection data have seen the calibration items' labels; the target is named before looking.
+
+One file because the three certificates share their tests, their order and their words.
 """
 
 import math

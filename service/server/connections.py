@@ -7,6 +7,8 @@ cut off without a word.
 And two ends that uvicorn has not. A connection that is closed while its client still sends is reset by the kernel, and
 the answer lost with it: here it lingers, half-closed, and what still comes is dropped. A client that closes its own
 half after its last request, as `nc -N` does, is answered: see `Connection.eof_received`.
+
+One file because each bound of a connection reads what the others keep of it.
 """
 
 import asyncio

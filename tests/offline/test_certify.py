@@ -1,4 +1,7 @@
-"""Certified thresholds: the guarantee by simulation, p-values against MAPIE, and the answers where there is none."""
+"""Certified thresholds: the guarantee by simulation, p-values against MAPIE, and the answers where there is none.
+
+One file because every certificate is held against the same simulated populations.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

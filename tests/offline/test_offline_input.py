@@ -1,4 +1,7 @@
-"""What the offline commands are given by others: files, tables, bundles, servers. One clear line each."""
+"""What the offline commands are given by others: files, tables, bundles, servers. One clear line each.
+
+One file because its tables list one kind of input beside the other.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""The offline job on tiny data: tune, calibrate, evaluate; what a kill, a full disk and a wrong option leave behind."""
+"""The offline job on tiny data: tune, calibrate, evaluate; what a kill, a full disk and a wrong option leave behind.
+
+One file because its cases share bundles that take seconds to train.
+"""
 
 import json
 import os

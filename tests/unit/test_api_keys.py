@@ -1,4 +1,7 @@
-"""API keys: what is configured, who gets in, and a file that changes while the service runs."""
+"""API keys: what is configured, who gets in, and a file that changes while the service runs.
+
+One file because all of it is about one file of keys while a service follows it.
+"""
 
 import asyncio
 import fcntl

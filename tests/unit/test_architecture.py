@@ -37,7 +37,7 @@ MODELS = {
     "printing": "",
     "threads": "",
     "replacing": "",
-    "files": "errors",
+    "files": "",
     "progress": "printing",
     "parquet": "errors files",
     "bundle": "errors replacing files parquet",

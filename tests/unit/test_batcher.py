@@ -1,4 +1,7 @@
-"""The queue in front of the model: nothing lost, nothing mixed up, nobody pays for a neighbour."""
+"""The queue in front of the model: nothing lost, nothing mixed up, nobody pays for a neighbour.
+
+One file because its cases share one small model and its clock.
+"""
 
 import asyncio
 import threading
