@@ -3,6 +3,8 @@ of the large model and of clients that leave. Each output is the right model's o
 item of an answered request is counted once, by what became of it.
 
 The cascade, batcher, policy and metrics are real; the two models follow scripts (fakes.py).
+
+One file because it is a second opinion on the whole story: a model of it, and what runs against that.
 """
 
 import asyncio
