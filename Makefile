@@ -108,8 +108,9 @@ study: $(READY) ## the study of four data sets again (needs GATEKEEPER_DATA_DIR;
 	$(BIN)/gatekeeper tune --model wide-cnn --loss cross-entropy --tuning-epochs 1 --data cifar10 --output $(STUDY)/cifar10-large
 	$(BIN)/gatekeeper compare --data cifar10 --large $(STUDY)/cifar10-large --epochs 8 --tuning-epochs 2 --losses $(RIVALS) --output $(STUDY)/cifar10
 
-docs: $(READY) ## write docs/api.md and the dashboards anew
+docs: $(READY) ## write docs/api.md, docs/settings.md and the dashboards anew
 	@$(BIN)/python -m docs.write_api
+	@$(BIN)/python -m docs.write_settings
 	@$(BIN)/python -m deploy.grafana.write
 
 compose-up: .compose-there .env ## everything in containers: edges, large model, Redis, Prometheus, Grafana (needs Docker)

@@ -15,8 +15,8 @@ PAGE = Path(__file__).resolve().parent / "api.md"
 HEAD = """# API reference
 
 Made from the edge's OpenAPI document by `make docs`; a running service shows the same at `/docs` and `/openapi.json`.
-The large-model service has the same routes without `/admin` and `/console`. With examples and the meaning of each
-`reason`: [README](../README.md#-send-requests). Errors are `application/problem+json` (RFC 9457), a
+The large-model service has the same routes without `/admin` and `/console`. [Requests](how-to/requests.md) has examples
+and the meaning of each `reason`. Errors are `application/problem+json` (RFC 9457), a
 [Problem](#problem), and their `detail` says what to do.
 """
 SECRETS = {"admin-token": "the admin token (`Authorization: Bearer TOKEN`)", "bearer": "an API key, where keys are set"}

@@ -59,50 +59,70 @@ class _CommonSettings(BaseSettings):
         """Flags before variables, and nothing else."""
         return init_settings, Variables(settings_cls)
 
-    max_items: int = Field(256, ge=1, le=10_000, description="items in one request; more is 413")
+    max_items: int = Field(256, ge=1, le=10_000, description="items in one request; more: 413")
     max_text_chars: int = Field(8_192, ge=1, le=1_000_000, description="a longer text is cut before tokenising")
     max_body_bytes: int | None = Field(
-        None, ge=1_024, le=256 * 1024 * 1024, description="default: 4 MiB for texts, 16 MiB for images"
+        None, ge=1_024, le=256 * 1024 * 1024, description="of one request; default: 4 MiB for texts, 16 MiB for images"
     )
     max_receive_bytes: int | None = Field(
         None,
         ge=1_024,
         le=2**40,
-        description="of all bodies on their way; above: 429. At least a body; default: 64 MiB for texts, 32 for images",
+        description="of all bodies that are arriving; above it: 429. At least max_body_bytes; default: 64 MiB for "
+        "texts, 32 MiB for images",
     )
-    max_image_pixels: int = Field(16_000_000, ge=1, le=64_000_000, description="a larger image is 413, not unpacked")
+    max_image_pixels: int = Field(
+        16_000_000, ge=1, le=64_000_000, description="a larger image: 413, without unpacking it"
+    )
     max_image_ms: float = Field(
-        1_000.0, gt=0, le=3_600_000, description="an image that would take longer to unpack, by its header, is 413"
+        1_000.0, gt=0, le=3_600_000, description="an image whose header says that unpacking takes longer: 413"
     )
     max_decode_ms: float = Field(
-        10_000.0, gt=0, le=3_600_000, description="the same of one request's images together. At least max_image_ms"
+        10_000.0, gt=0, le=3_600_000, description="the same for all images of a request. At least max_image_ms"
     )
     decode_threads: int = Field(1, ge=1, le=64, description="images unpacked at once")
     max_decode_queue_bytes: int = Field(
-        128 * 1024 * 1024, ge=1_024, le=2**40, description="images waiting to be decoded; above: 429. At least a body"
+        128 * 1024 * 1024,
+        ge=1_024,
+        le=2**40,
+        description="of images that wait to be unpacked; above it: 429. At least max_body_bytes",
     )
-    max_queue_items: int = Field(2_048, ge=1, le=1_000_000, description="waiting items; above: 429. At least max_items")
-    max_batch_items: int = Field(32, ge=1, le=4_096)
-    max_batch_ms: float = Field(100.0, gt=0, le=60_000, description="a slow model's batches are kept about that short")
-    max_batch_tokens: int = Field(16_384, ge=1, le=10_000_000, description="padded: the longest item's times the items")
+    max_queue_items: int = Field(
+        2_048, ge=1, le=1_000_000, description="items that wait for the model; above it: 429. At least max_items"
+    )
+    max_batch_items: int = Field(32, ge=1, le=4_096, description="items in one batch of the model")
+    max_batch_ms: float = Field(100.0, gt=0, le=60_000, description="batches of a slow model are kept about this short")
+    max_batch_tokens: int = Field(
+        16_384, ge=1, le=10_000_000, description="in one batch: the tokens of its longest item times its items"
+    )
     max_wait_ms: float = Field(0.0, ge=0, le=1_000, description="how long a free model waits for a batch to fill")
-    max_queue_wait_ms: float = Field(500.0, gt=0, le=3_600_000, description="a request that would wait longer: 429")
-    runner: Literal["auto", "inline", "thread"] = Field("auto", description="where the model's forward pass runs")
-    model_timeout_s: float = Field(60.0, gt=0, le=3_600, description="a batch longer than this turns /livez red")
-    torch_threads: int = Field(1, ge=1, le=256)
+    max_queue_wait_ms: float = Field(
+        500.0, gt=0, le=3_600_000, description="a request that would wait longer for the model: 429"
+    )
+    runner: Literal["auto", "inline", "thread"] = Field(
+        "auto", description="where the model runs: on the event loop or in a thread; auto measures at the start"
+    )
+    model_timeout_s: float = Field(60.0, gt=0, le=3_600, description="a batch that takes longer turns /livez red")
+    torch_threads: int = Field(1, ge=1, le=256, description="threads that compute one batch")
     drain_s: float = Field(2.0, ge=0, le=600, description="after SIGTERM: not ready, but still accepting")
-    shutdown_timeout_s: float = Field(30.0, gt=0, le=600, description="in-flight requests may take this long to finish")
-    max_connections: int = Field(4_096, ge=16, le=1_000_000, description="at once; above: the idlest gives way, or 503")
-    max_header_bytes: int = Field(32 * 1024, ge=1_024, le=1024 * 1024, description="of one request; more is 431")
-    client_timeout_s: float = Field(20.0, gt=0, le=3_600, description="to send a whole request, or read on; then 408")
+    shutdown_timeout_s: float = Field(
+        30.0, gt=0, le=600, description="then requests in flight have this long to finish"
+    )
+    max_connections: int = Field(
+        4_096, ge=16, le=1_000_000, description="at once; above it the idlest one is closed, or a new one gets 503"
+    )
+    max_header_bytes: int = Field(32 * 1024, ge=1_024, le=1024 * 1024, description="of one request; more: 431")
+    client_timeout_s: float = Field(
+        20.0, gt=0, le=3_600, description="for a client to send a whole request, or to read on; then 408"
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="names in `host` that are answered, separated by commas; *: any. Default: any, or on a loopback "
-        "address only addresses and names without a dot",
+        description="names in the header `host` that the service answers to, separated by commas; *: any. Default: "
+        "any; on a loopback address only addresses and names without a dot",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json")
-    access_log: bool = Field(False, description="one line per request")
+    access_log: bool = Field(False, description="one line for each request")
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
@@ -119,37 +139,57 @@ class _CommonSettings(BaseSettings):
 class EdgeSettings(_CommonSettings):
     """Of `gatekeeper serve`."""
 
-    bundle: Path = PACKAGED_BUNDLES / "clinc150-small"
-    host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(8000, ge=0, le=65_535)
+    bundle: Path = Field(PACKAGED_BUNDLES / "clinc150-small", description="directory of the small model")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0: any free one")
     remote_url: Annotated[tuple[AnyHttpUrl, ...], NoDecode] = Field(
         (AnyHttpUrl("http://127.0.0.1:8001"),),
-        description="the large model; several, separated by commas, share the calls",
+        description="the large model, which may be another edge; several, separated by commas, share the calls",
     )
-    remote_key: SecretStr | None = Field(None, description="sent to every remote URL as a bearer token")
-    remote_ca_file: Path | None = Field(None, description="PEM; trusted for https instead of the system's roots")
-    remote_max_concurrency: int = Field(64, ge=1, le=10_000, description="calls at once, to each remote URL")
-    remote_max_items: int = Field(32, ge=1, le=10_000, description="of several requests in one call; 1: never packed")
-    remote_connect_timeout_s: float = Field(1.0, gt=0, le=60)
-    remote_max_response_bytes: int = Field(8 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
+    remote_key: SecretStr | None = Field(
+        None, description="API key for the large models: sent to each as a bearer token"
+    )
+    remote_ca_file: Path | None = Field(
+        None, description="PEM file of a private authority, trusted for https in place of the system's roots"
+    )
+    remote_max_concurrency: int = Field(64, ge=1, le=10_000, description="calls at once to each large model")
+    remote_max_items: int = Field(
+        32, ge=1, le=10_000, description="items of several requests that travel in one call; 1: each on its own"
+    )
+    remote_connect_timeout_s: float = Field(1.0, gt=0, le=60, description="to connect to a large model")
+    remote_max_response_bytes: int = Field(
+        8 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024, description="of one answer of a large model"
+    )
     remote_foreign_labels: Literal["refuse", "allow"] = Field(
-        "refuse", description="answers of the large model with a label that the bundle does not have"
+        "refuse", description="labels of the large model that the bundle does not have; allow: passed on to clients"
     )
-    breaker_failures: int = Field(5, ge=1, le=1_000, description="failures in a row that open the breaker")
-    breaker_open_s: float = Field(2.0, gt=0, le=600, description="then one probe is let through")
-    admin_token: SecretStr | None = Field(None, description="without it the admin routes answer 404")
+    breaker_failures: int = Field(
+        5, ge=1, le=1_000, description="failed calls in a row that open the breaker of a large model"
+    )
+    breaker_open_s: float = Field(2.0, gt=0, le=600, description="how long no call is made then; one probe follows")
+    admin_token: SecretStr | None = Field(
+        None, description="without it the admin routes answer 404; at least 8 characters"
+    )
     admin_port: int | None = Field(
         None,
         ge=0,
         le=65_535,
         description="/admin, /metrics and /console on a listener of their own, which answers /v1 too",
     )
-    api_keys: SecretStr | None = Field(None, description="name:sha256[:scope+scope[:limit]], separated by commas")
-    api_keys_file: Path | None = Field(None, description="JSON or TOML; followed while the service runs")
-    policy_path: Path = Path(".gatekeeper/policy.db")
-    policy_poll_s: float = Field(1.0, gt=0, le=60, description="how often a replica looks for others' changes")
-    redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL")
-    redis_timeout_s: float = Field(1.0, gt=0, le=60)
+    api_keys: SecretStr | None = Field(
+        None,
+        description="name:sha256[:scope+scope[:limit]], separated by commas, as `gatekeeper keys new` prints it; "
+        "default: anybody may call",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="the keys as a JSON or TOML file, followed while the service runs"
+    )
+    policy_path: Path = Field(Path(".gatekeeper/policy.db"), description="SQLite file of the policy, without Redis")
+    policy_poll_s: float = Field(1.0, gt=0, le=60, description="how often an edge looks for changes of others")
+    redis_url: RedisDsn | None = Field(
+        None, validation_alias="REDIS_URL", description="where several edges share the policy and the limits of keys"
+    )
+    redis_timeout_s: float = Field(1.0, gt=0, le=60, description="for one answer of Redis")
 
     @field_validator("admin_token")
     @classmethod
@@ -199,14 +239,38 @@ class EdgeSettings(_CommonSettings):
 class LargeSettings(_CommonSettings):
     """Of `gatekeeper serve-large`."""
 
-    bundle: Path = Field(PACKAGED_BUNDLES / "clinc150-large", validation_alias="GATEKEEPER_LARGE_BUNDLE")
-    host: str = Field("127.0.0.1", min_length=1, validation_alias="GATEKEEPER_LARGE_HOST")
-    port: int = Field(8001, ge=0, le=65_535, validation_alias="GATEKEEPER_LARGE_PORT")
-    # Who asks a large model has time; its own deadline, which the edge sends along, ends the waiting sooner.
-    max_queue_wait_ms: float = Field(5_000.0, gt=0, le=3_600_000)
-    api_keys: SecretStr | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS")
-    api_keys_file: Path | None = Field(None, validation_alias="GATEKEEPER_LARGE_API_KEYS_FILE")
-    redis_url: RedisDsn | None = Field(None, validation_alias="REDIS_URL", description="counts keys' limits together")
+    bundle: Path = Field(
+        PACKAGED_BUNDLES / "clinc150-large",
+        validation_alias="GATEKEEPER_LARGE_BUNDLE",
+        description="directory of the large model",
+    )
+    host: str = Field(
+        "127.0.0.1", min_length=1, validation_alias="GATEKEEPER_LARGE_HOST", description="address to listen on"
+    )
+    port: int = Field(
+        8001,
+        ge=0,
+        le=65_535,
+        validation_alias="GATEKEEPER_LARGE_PORT",
+        description="port to listen on; 0: any free one",
+    )
+    # An edge has time for a large model; the deadline that it sends along ends the waiting sooner.
+    max_queue_wait_ms: float = Field(
+        5_000.0, gt=0, le=3_600_000, description="a request that would wait longer for the model: 429"
+    )
+    api_keys: SecretStr | None = Field(
+        None,
+        validation_alias="GATEKEEPER_LARGE_API_KEYS",
+        description="the same for this service; default: anybody may call",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        validation_alias="GATEKEEPER_LARGE_API_KEYS_FILE",
+        description="the keys as a JSON or TOML file, followed while the service runs",
+    )
+    redis_url: RedisDsn | None = Field(
+        None, validation_alias="REDIS_URL", description="where several services count the limits of keys together"
+    )
 
 
 def variable_of(field: str) -> str:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from support.processes import ROOT
 
-from docs.write_api import page
-from service.settings import EdgeSettings, LargeSettings
+from docs import write_api, write_settings
+from service.cli import main
+from service.settings import EdgeSettings, LargeSettings, setting_names
+from service.variables import OF_COMMANDS, PREFIX
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "models" / "README.md"])
+README = ROOT / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "models" / "README.md"])
 # [text](target), ![text](target), and the outer target of a picture that is a link
 LINK = re.compile(r"\[(?:!\[[^\]]*\]\([^)\s]+\)|[^\]]*)\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -34,15 +37,47 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             assert anchor in anchors(to), f"{path.name}: {target}"
 
 
-def test_every_document_is_one_click_from_the_readme() -> None:
-    linked = {one or other for one, other in LINK.findall((ROOT / "README.md").read_text())}
-    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")}
-    assert pages - {target.partition("#")[0] for target in linked} == set()
+def test_every_page_is_one_click_from_the_readme() -> None:
+    linked = {one or other for one, other in LINK.findall(README.read_text())}
+    reached = {(ROOT / target.partition("#")[0]).resolve() for target in linked if "://" not in target}
+    assert set(PAGES) - reached - {README} == set()
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    """What is longer than that stands in docs/."""
+    assert len(README.read_text().splitlines()) <= 170
 
 
 def test_the_api_reference_is_the_services_own() -> None:
     """`make docs` writes it anew."""
-    assert (ROOT / "docs" / "api.md").read_text() == page()
+    assert (ROOT / "docs" / "api.md").read_text() == write_api.page()
+
+
+def test_the_settings_are_the_services_own() -> None:
+    """`make docs` writes them anew."""
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert text == write_settings.page()
+    assert [name for name in setting_names() if f"| `{name}` |" not in text] == []
+
+
+@pytest.mark.parametrize("settings", [EdgeSettings, LargeSettings])
+def test_every_setting_says_what_it_is(settings: type[EdgeSettings | LargeSettings]) -> None:
+    assert [name for name, field in settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_commands_and_their_options_exist(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each line in a block that calls `gatekeeper`, and of what a backslash joins to it."""
+    blocks = "".join(re.findall(r"```(.*?)```", path.read_text(), re.DOTALL)).replace("\\\n", " ")
+    called: dict[str, set[str]] = {}
+    for command, rest in re.findall(r"(?:^|[\s/])(?<!SETUSER )gatekeeper ((?:keys )?[a-z][a-z-]*)([^\n#&|;]*)", blocks):
+        called.setdefault(command, set()).update(re.findall(r"(?<=\s)--[a-z-]+", rest))
+    for command, options in called.items():
+        with pytest.raises(SystemExit) as ended:
+            main([*command.split(), "--help"])
+        known = capsys.readouterr().out
+        assert ended.value.code == 0, f"gatekeeper {command}"
+        assert options <= set(re.findall(r"--[a-z-]+", known)), f"gatekeeper {command}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -53,9 +88,7 @@ def test_what_is_named_exists(path: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)", text)) - {"make"} <= targets
     modules = set(re.findall(r"python -m ((?:loadtests|models|deploy|docs)[\w.]*)", text))
     assert [name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).is_file()] == []
-    fields = [*EdgeSettings.model_fields.items(), *LargeSettings.model_fields.items()]
-    known = {str(field.validation_alias or f"GATEKEEPER_{name.upper()}") for name, field in fields}
-    known |= {"GATEKEEPER_DATA_DIR", "GATEKEEPER_LOAD_KEY", "GATEKEEPER_LOAD_DATA", "GATEKEEPER_API_KEY"}
+    known = setting_names() | {f"{PREFIX}{name}" for name in OF_COMMANDS}
     named = set(re.findall(r"\bGATEKEEPER_[A-Z0-9_]*[A-Z0-9]\b", text))
     assert {name for name in named if name not in known} == set()
 
