@@ -33,11 +33,11 @@ class _Service(FastAPI):
             openapi_url=None,  # api/docs.py has these routes
             redirect_slashes=False,  # a redirect would name the host and scheme that a client made up
         )
-        self.front: ASGIApp = super().__call__
+        self.entry: ASGIApp = super().__call__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        await self.front(scope, receive, send)
+        await self.entry(scope, receive, send)
 
 
 def create_app(settings: EdgeSettings, *, admin_port: int | None = None) -> FastAPI:
@@ -84,11 +84,11 @@ def _create(
     console_routes = (f"/console{name}" for name in ("", "/state", "/page.css", "/page.js"))
     routes = ("/v1/classify", "/v1/models", *HEALTH, "/metrics", "/admin/v1/status", *admin_routes, *console_routes)
     app = _Service(title=title, version=code_version(), lifespan=lifespan)
-    app.front = DirectRoute(app.front, "/v1/classify", classify.classify)
+    app.entry = DirectRoute(app.entry, "/v1/classify", classify.classify)
     if admin_port is not None:
-        app.front = PortMiddleware(app.front, admin_port=admin_port)
-    app.front = RequestMiddleware(
-        app.front,
+        app.entry = PortMiddleware(app.entry, admin_port=admin_port)
+    app.entry = RequestMiddleware(
+        app.entry,
         routes=frozenset(routes),
         access_log=settings.access_log,
         sites=Sites(allowed_hosts(settings)),

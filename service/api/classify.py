@@ -55,7 +55,7 @@ class Prediction(Protocol):
     def top(self, count: int) -> list[tuple[int, float]]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ClassifyCall(Call[Any, Ask]):
     """`inputs` are the items as they travel to the large model; texts are the same. truncated: those cut short."""
 

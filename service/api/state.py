@@ -1,17 +1,17 @@
 """The one way from a request to the runtime that answers it."""
 
-from typing import cast
-
 from starlette.types import Scope
 
 from service.runtime import EdgeRuntime, Runtime
 
 
 def runtime_of(scope: Scope) -> Runtime:
-    """The edge's, or the large-model service's."""
-    return cast("Runtime", scope["app"].state.runtime)
+    """The edge's, or the large-model service's; RequestMiddleware has looked it up."""
+    runtime: Runtime = scope["gatekeeper.running"]
+    return runtime
 
 
 def edge_of(scope: Scope) -> EdgeRuntime:
     """On routes that only an edge has."""
-    return cast("EdgeRuntime", scope["app"].state.runtime)
+    runtime: EdgeRuntime = scope["gatekeeper.running"]
+    return runtime

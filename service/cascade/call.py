@@ -15,7 +15,7 @@ AnswerT_co = TypeVar("AnswerT_co", covariant=True)
 Disconnected = Callable[[], Awaitable[None]]  # returns when the client has left
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: that would cost as much as all that the cascade does
 class Call(ABC, Generic[Item_co, Question_co]):
     """One request, checked. `items` are as the small model takes them, `deadline` is on time.monotonic's clock."""
 

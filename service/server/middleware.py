@@ -54,7 +54,7 @@ class RequestMiddleware:
         given = headers.get(b"x-request-id")
         request_id = os.urandom(8).hex() if given is None or not VALID_ID.fullmatch(given) else given.decode()
         scope["gatekeeper.request_id"] = request_id
-        service = running(scope["app"])
+        service = scope["gatekeeper.running"] = running(scope["app"])
         status = 500
         method = scope["method"]
         if method == "HEAD":  # is GET; the server leaves out the body

@@ -105,13 +105,13 @@ class Metrics:
     def on_settled(self, call: Settled, outcomes: Sequence[Outcome[Draft, object]]) -> None:
         """Count the items of a request by what became of them."""
         override = call.override
-        for outcome in outcomes:
-            key = (outcome.decision, outcome.reason or "none", override)
+        for draft, decision, reason, *_ in outcomes:
+            key = (decision, reason or "none", override)
             child = self._item_children.get(key)
             if child is None:
                 child = self._item_children[key] = self._items.labels(self.model, *key)
             child.inc()
-            self._confidence.observe(outcome.draft.confidence)
+            self._confidence.observe(draft.confidence)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         child = self._request_children.get((route, status))

@@ -21,15 +21,11 @@ class RecentItems:
     def on_settled(self, call: Settled, outcomes: Sequence[Outcome[Draft, object]]) -> None:
         """Keep the items of a request that has left the decision to the policy."""
         if call.override == "none":
-            for outcome in outcomes:
-                self.add(outcome.draft.confidence, outcome.decision)
-
-    def add(self, confidence: float, decision: str) -> None:
-        """Keep one item."""
-        self._confidences.append(confidence)
-        self._decisions.append(decision)
-        self.ever += 1
-        self.accepted_ever += decision == "accepted"
+            for draft, decision, *_ in outcomes:
+                self._confidences.append(draft.confidence)
+                self._decisions.append(decision)
+                self.accepted_ever += decision == "accepted"
+            self.ever += len(outcomes)
 
     def deferral_ratio(self) -> float:
         """The share that the gate chose to defer; NaN before the first."""

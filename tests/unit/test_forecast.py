@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp
+from support.outcomes import settle
 
 from models.bundle import Calibration
 from service.policy.document import Policy
@@ -24,7 +25,7 @@ def point(threshold: float, deferral: Literal["on", "off"] = "on", version: int 
 def recent(*confidences: float) -> RecentItems:
     items = RecentItems(size=4)
     for confidence in confidences:
-        items.add(confidence, "accepted")
+        settle(items.on_settled, (confidence, "accepted"))
     return items
 
 
@@ -103,7 +104,7 @@ def test_the_drift_is_the_two_sample_kolmogorov_smirnov_distance() -> None:
     expected, seen = generator.beta(5, 1, 300).round(2), generator.beta(2, 1, 200).round(2)  # with ties
     items = RecentItems()
     for confidence in seen:
-        items.add(confidence, "accepted")
+        settle(items.on_settled, (confidence, "accepted"))
     drift = Forecast(Calibration(expected, expected, None), items).confidence_drift()
     assert drift == pytest.approx(ks_2samp(expected, seen).statistic)
 
@@ -125,8 +126,10 @@ def test_what_lies_outside_is_at_the_ends() -> None:
 def test_recent_items_are_the_last_ones() -> None:
     items = RecentItems(size=2)
     assert np.isnan(items.deferral_ratio())
-    for confidence, decision in ((0.1, "failed"), (0.2, "degraded"), (0.9, "accepted")):
-        items.add(confidence, decision)
+    settle(items.on_settled, (0.1, "failed"), (0.2, "degraded"))
+    settle(items.on_settled, (0.9, "accepted"))
+    settle(items.on_settled, (0.5, "accepted"), override="threshold")
+    assert (items.ever, items.accepted_ever) == (3, 1), "an override says nothing of the policy"
     assert items.confidences() == [0.2, 0.9]
     assert items.decisions() == {"accepted": 1, "deferred": 0, "degraded": 1, "failed": 0}
     assert (len(items), items.deferral_ratio()) == (2, 0.5)

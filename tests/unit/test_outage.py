@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from support.outcomes import settle
 from support.waiting import Clock
 
 from service.telemetry.outage import FEWEST, FOR_S, LAST, TELL_EVERY_S, WITHIN_S, Deferrals
@@ -91,3 +92,21 @@ def test_a_state_that_comes_and_goes_fills_no_log(
         for _ in range(LAST):
             deferrals.note(None)
     assert 2 <= len(caplog.records) <= 2 * 11
+
+
+def test_a_request_is_lost_when_the_large_model_answered_none_of_its_items(deferrals: Deferrals, clock: Clock) -> None:
+    """Of a request the last reason is kept; what the gate accepted says nothing."""
+    for _ in range(FEWEST):
+        settle(deferrals.on_settled, (0.9, "accepted"))
+        settle(
+            deferrals.on_settled,
+            (0.9, "accepted"),
+            (0.1, "degraded", "remote_bad_answer"),
+            (0.2, "deferred", "remote_degraded"),
+        )
+        clock.now += FOR_S
+    state = deferrals.degrading()
+    assert state is not None
+    assert (state.requests, state.reasons) == (FEWEST, {"remote_degraded": FEWEST})
+    settle(deferrals.on_settled, (0.1, "deferred", "below_threshold"), (0.2, "failed", "remote_bad_answer"))
+    assert deferrals.degrading() is None, "one of its items was answered"

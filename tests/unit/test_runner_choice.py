@@ -1,11 +1,13 @@
 """Where the model runs, and how much of it at once: by what it takes at worst, measured at the start."""
 
+from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from service import runtime
+from service.batching import probe
 from service.batching.batcher import Batcher
 from service.settings import EdgeSettings
 
@@ -25,11 +27,11 @@ class Timed:
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, model: Timed, **settings: Any) -> Batcher[Any, Any]:
-    monkeypatch.setattr(runtime, "time", SimpleNamespace(perf_counter=lambda: model.now, monotonic=lambda: model.now))
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: model.now))
     nothing = lambda *_: None  # noqa: E731
     metrics = SimpleNamespace(observe_batch=nothing, observe_queue=nothing, watch_queue=nothing)
     bundle = SimpleNamespace(manifest=SimpleNamespace(max_tokens=128))
-    return runtime._batcher(EdgeSettings(**settings), bundle, model, metrics)  # type: ignore[arg-type]
+    return runtime._open_batcher(AsyncExitStack(), EdgeSettings(**settings), bundle, model, metrics)  # type: ignore[arg-type]
 
 
 async def test_a_quick_model_runs_inline_with_few_long_texts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
