@@ -50,12 +50,13 @@ class Classifier:
 
     def predict(self, items: Sequence[Any]) -> list[Prediction]:
         """Predictions in order. Confidences are what the gate compares with its threshold."""
-        scaled = self._scaled(self.engine.logits(items))
-        probabilities = torch.softmax(scaled, dim=-1)
-        scores, indices = probabilities.max(dim=-1)
-        # max_softmax is the score that is there already; computing it again costs 20 us a batch
-        confidences = self._settled(scores if self.score == "max_softmax" else SCORES[self.score](scaled))
-        rows = probabilities.numpy()
+        with torch.inference_mode():
+            scaled = torch.from_numpy(self.engine.logits(items)) / self.temperature
+            probabilities = torch.softmax(scaled, dim=-1)
+            scores, indices = probabilities.max(dim=-1)
+            # max_softmax is the score that is there already; computing it again costs 20 us a batch
+            confidences = self._settled(scores if self.score == "max_softmax" else SCORES[self.score](scaled))
+            rows = probabilities.numpy()
         return [
             Prediction(label, score, confidence, row)
             for label, score, confidence, row in zip(

@@ -46,9 +46,11 @@ def from_torch(forward: Callable[[Sequence[Any]], Tensor]) -> Callable[[Sequence
     """The logits of a torch model as NumPy, without a copy."""
 
     def logits(items: Sequence[Any]) -> Logits:
-        with torch.inference_mode():
+        if torch.is_inference_mode_enabled():  # to enter it again would cost a text of its own a tenth of its time
             found: Logits = forward(items).numpy()
             return found
+        with torch.inference_mode():
+            return logits(items)
 
     return logits
 
