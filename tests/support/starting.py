@@ -1,7 +1,7 @@
 """Services forked from a process that has imported what they need: a start takes a moment instead of seconds of CPU.
 
 What runs is the `gatekeeper` command as it is, in a process of its own, with its own environment, output and exit code.
-With COLD_STARTS set, as in .ci/run, every service is a new interpreter.
+The fault tests start every service as a new interpreter, as in production; so does every test with COLD_STARTS set.
 """
 
 import importlib
@@ -42,7 +42,7 @@ class Process(Protocol):
 
 def start(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
     """`python -m module arguments`, in the root of the repository; its output is added to the log."""
-    if os.environ.get("COLD_STARTS"):
+    if os.environ.get("COLD_STARTS") or "tests/faults/" in os.environ.get("PYTEST_CURRENT_TEST", ""):
         with log.open("ab") as stream:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
