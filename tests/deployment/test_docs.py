@@ -97,3 +97,11 @@ def test_the_readme_names_the_extras_that_there_are() -> None:
     extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     named = set(re.findall(r"'\.\[(\w+)\]'", "".join(path.read_text() for path in PAGES)))
     assert named <= extras
+
+
+@pytest.mark.parametrize("package", ["service", "models", "loadtests", "deploy", "tests"])
+def test_the_map_has_every_folder(package: str) -> None:
+    """CONTRIBUTING.md is where a new developer looks."""
+    written = (ROOT / "CONTRIBUTING.md").read_text()
+    folders = {path.name for path in (ROOT / package).iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert [name for name in sorted(folders) if f"{name}/" not in written] == []
