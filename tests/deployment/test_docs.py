@@ -105,3 +105,12 @@ def test_the_map_has_every_folder(package: str) -> None:
     written = (ROOT / "CONTRIBUTING.md").read_text()
     folders = {path.name for path in (ROOT / package).iterdir() if path.is_dir() and not path.name.startswith("_")}
     assert [name for name in sorted(folders) if f"{name}/" not in written] == []
+
+
+def test_the_map_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = ("service", "models", "loadtests", "deploy", "docs", "tests")
+    there = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    named = {name for name in re.findall(r"[A-Za-z_]+\.py\b", text) if "NAME" not in name and "WHERE" not in name}
+    assert len(named) > 50
+    assert named - there == set()
