@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 
 from models.errors import BundleError, InputError
 from models.files import MIB, read_json
+from models.operating_points import deferral_ratio, joint_accuracy
 from models.parquet import read_parquet
 from models.replacing import exchange, linked, tree_to_disk
 
@@ -110,7 +111,7 @@ class Calibration:
 
     def deferral_ratio(self, threshold: float) -> float:
         """Share of the calibration items that the gate would defer at this threshold."""
-        return float((self.confidence < threshold).mean())
+        return deferral_ratio(self.confidence, threshold)
 
     def shares_up_to(self, bounds: Sequence[float]) -> list[float]:
         """The share of the calibration items with a confidence at or below each bound."""
@@ -121,7 +122,7 @@ class Calibration:
         """Accuracy of the cascade on the calibration items; None where the large model's answers are unknown."""
         if self.large_correct is None:
             return None
-        return float(np.where(self.confidence < threshold, self.large_correct, self.small_correct).mean())
+        return joint_accuracy(threshold, self.confidence, self.small_correct, self.large_correct)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from models.data.images import ImageFiles
 from models.errors import InputError
 from models.inference.answers import answers
 from models.inference.classifier import load_classifier
+from models.operating_points import deferred
 
 FEWEST = 20
 
@@ -30,7 +31,8 @@ def only_deferred(data: LabelledDataset, before: Bundle, threshold: float | None
     splits: dict[str, Split] = {}
     for name in ("train", "select", "calibrate", "test"):
         split: Split = getattr(data, name)
-        rows = np.flatnonzero(answers(classifier, before.manifest.name, split.inputs, name).confidence < tau)
+        confidence = answers(classifier, before.manifest.name, split.inputs, name).confidence
+        rows = np.flatnonzero(deferred(confidence, tau))
         if len(rows) < FEWEST:
             raise InputError(
                 f"{before.manifest.name} defers {len(rows)} of the {len(split)} {name} items at threshold {tau:g}: "

@@ -9,9 +9,11 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from models.errors import InputError
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -32,6 +34,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_whole_text(path: Path, text: str) -> None:
     """A text as UTF-8, whole or not at all. Raises OSError."""
     write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def write_whole_bytes(path: Path, content: bytes) -> None:
+    """These bytes, whole or not at all. Raises OSError."""
+    write_whole(path, lambda scratch: scratch.write_bytes(content))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What cannot be written inside is told as one line that names `path`. Raises InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def exchange(new: Path, directory: Path) -> None:

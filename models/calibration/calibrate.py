@@ -20,6 +20,7 @@ from models.data.datasets import LabelledDataset, Split
 from models.errors import InputError
 from models.inference.answers import answers
 from models.inference.classifier import load_classifier
+from models.labels import check_same_labels, places
 
 FILES = {"select": SELECTION, "calibrate": CALIBRATION}
 
@@ -70,14 +71,9 @@ def check_task(bundle: Bundle, data: LabelledDataset) -> None:
 
 def expected_classes(bundle: Bundle, data: LabelledDataset, split: Split) -> NDArray[np.int64]:
     """The split's labels as the bundle numbers them, (N,). Raises InputError where the label sets differ."""
-    if set(data.labels) != set(bundle.manifest.labels):
-        differing = sorted(set(data.labels) ^ set(bundle.manifest.labels))
-        raise InputError(
-            f"the labels of {data.name} are not those of the bundle {bundle.manifest.name} "
-            f"({len(differing)} differ, such as {differing[0]!r})"
-        )
-    index = {label: place for place, label in enumerate(bundle.manifest.labels)}
-    return np.array([index[data.labels[label]] for label in split.labels], dtype=np.int64)
+    own = bundle.manifest.labels
+    check_same_labels(data.name, data.labels, f"the bundle {bundle.manifest.name}", own)
+    return np.array(places(data.labels, own), dtype=np.int64)[list(split.labels)]
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

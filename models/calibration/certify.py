@@ -30,7 +30,7 @@ from scipy.special import betainc, betaincinv, gammaln, rel_entr, xlog1py, xlogy
 
 from models.bundle import SCORE_RANGES, Calibration
 from models.errors import InputError, NoThreshold
-from models.numbers.cuts import parting
+from models.operating_points import parting
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

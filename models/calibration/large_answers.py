@@ -35,6 +35,7 @@ from models.data.records import Columns
 from models.data.tables import TABLE_SUFFIXES, is_table, read_table
 from models.errors import InputError
 from models.files import MIB, open_regular
+from models.labels import check_same_labels, places
 from models.printing import shown
 
 Floats = NDArray[np.float64]
@@ -83,8 +84,7 @@ class LargeBundle:
         manifest = self.bundle.manifest
         if manifest.task != data.task:
             raise InputError(f"{self.name} does {manifest.task}, and {data.name} is {data.task}")
-        if differing := sorted(set(manifest.labels) ^ set(data.labels)):
-            raise InputError(f"the large model has other labels ({len(differing)} differ, such as {differing[0]!r})")
+        check_same_labels(f"the large model {self.name}", manifest.labels, data.name, data.labels)
 
     def correct(self, data: LabelledDataset, split: str) -> Floats:
         from models.inference.answers import answers  # noqa: PLC0415  torch: what reads a table does without it
@@ -93,8 +93,8 @@ class LargeBundle:
         self.check(data, (split,))
         part: Split = getattr(data, split)
         predicted = answers(load_classifier(self.bundle), f"the large model {self.name}", part.inputs, split).label
-        names, wanted = np.array(self.bundle.manifest.labels), np.array(data.labels)
-        right: Floats = (names[predicted] == wanted[list(part.labels)]).astype(np.float64)
+        wanted = np.array(places(data.labels, self.bundle.manifest.labels))[list(part.labels)]
+        right: Floats = (predicted == wanted).astype(np.float64)
         return right
 
 

@@ -12,6 +12,7 @@ from models.commands.process import prepare_libraries, say, set_threads
 from models.errors import InputError
 from models.printing import printable
 from models.progress import Waiting
+from models.replacing import writing
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -99,10 +100,8 @@ def _check(options: EvaluateOptions, source: DataOptions) -> None:
 def _make_output(output: Path | None) -> None:
     """Told now, not after minutes of predicting. Raises InputError."""
     if output is not None:
-        try:
+        with writing(output):
             output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def _write(output: Path | None, evaluation: "Evaluation", about: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ from models.inference.answers import answers
 from models.inference.classifier import Classifier, load_classifier
 from models.numbers.metrics import measure
 from models.numbers.predictions import Predictions
+from models.operating_points import deferral_ratio
 from models.progress import Waiting
 
 
@@ -58,7 +59,7 @@ def _out_of_scope(
     if not data.out_of_scope:
         return None
     confidence = answers(small, bundle.manifest.name, data.out_of_scope, "out-of-scope").confidence
-    return {"rows": len(confidence), "deferral_ratio": float((confidence < threshold).mean())}
+    return {"rows": len(confidence), "deferral_ratio": deferral_ratio(confidence, threshold)}
 
 
 def items_per_second(small: Classifier, items: Sequence[Any], batch_size: int = 32) -> float:

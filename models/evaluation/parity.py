@@ -24,8 +24,8 @@ from models.data.images import Image, ImageFiles
 from models.errors import InputError
 from models.evaluation.edge_client import call, edge_client
 from models.evaluation.results import Evaluation
-from models.numbers.metrics import joint_accuracy
 from models.numbers.predictions import Predictions
+from models.operating_points import deferred, joint_accuracy
 
 NEAR = 1e-5  # closer to the threshold than this, the order of summation in a batch may decide
 BATCH_BYTES = 8 * 1024 * 1024  # of images in one request; a service takes 32 MiB unless it was told otherwise
@@ -149,7 +149,7 @@ def _compare(outputs: list[_Output], data: LabelledDataset, offline: Predictions
     assert offline.large_correct is not None
     expected = [data.labels[label] for label in data.test.labels]
     online_deferred = np.array([output.decision != "accepted" for output in outputs])
-    offline_deferred = offline.confidence < threshold
+    offline_deferred = deferred(offline.confidence, threshold)
     near = np.abs(offline.confidence - threshold) <= NEAR
     online_correct = np.array([output.label == label for output, label in zip(outputs, expected, strict=True)])
     online_confidence = np.array([output.confidence for output in outputs])

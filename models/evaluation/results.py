@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import InputError
 from models.evaluation.report.page import write_report
 from models.numbers.metrics import measure
 from models.numbers.predictions import Predictions, write_predictions
-from models.replacing import write_whole_text
+from models.replacing import write_whole_text, writing
 
 DEFAULT_RATIO = 0.2  # a table from elsewhere has no threshold: this share of it is deferred then
 
@@ -31,13 +30,11 @@ class Evaluation:
 
 def write_evaluation(output: Path, evaluation: Evaluation, about: dict[str, str]) -> None:
     """Write predictions.parquet, metrics.json, report.html and plots/. about: facts for the report's head."""
-    try:
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
         write_predictions(output / "predictions.parquet", evaluation.predictions)
         numbers = json.dumps(evaluation.numbers, indent=2, allow_nan=False)
         write_whole_text(output / "metrics.json", numbers + "\n")
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
     write_report(output, evaluation.predictions, evaluation.numbers, about)
 
 

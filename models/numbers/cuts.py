@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import SCORE_RANGES
+from models.operating_points import parting
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,15 +42,6 @@ def possible_cuts(confidence: Floats, score: str) -> Cuts:
     starts, below, above = starts[possible], below[possible], above[possible]
     threshold = np.where(starts == 0, low, parting(np.maximum(below, low), above))
     return Cuts(starts, threshold + 0.0, len(ordered))  # without a minus before a zero
-
-
-def parting(below: Floats, above: Floats) -> Floats:
-    """Thresholds with below < threshold <= above: half-way, rounded for people where that parts the same items."""
-    middle = below / 2 + above / 2
-    middle = np.where(middle > below, middle, above)  # between two neighbouring numbers there is no third
-    rounded = np.round(middle, 4)
-    chosen: Floats = np.where((below < rounded) & (rounded <= above), rounded, middle)
-    return chosen
 
 
 def deferral_gains(confidence: Floats, gain: Floats, cuts: Cuts) -> Floats:

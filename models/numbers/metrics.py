@@ -31,7 +31,6 @@ __all__ = [
     "auroc",
     "risk_coverage_area",
     "calibration_error",
-    "joint_accuracy",
     "joint_accuracy_at_ratio",
     "curves",
     "Curves",
@@ -187,11 +186,6 @@ def auroc(confidence: Floats, small_correct: Floats) -> float:
 def risk_coverage_area(confidence: Floats, small_correct: Floats) -> float:
     """AURC (Geifman et al. 2019): mean over k = 1..N of the error rate among the k most confident."""
     return _risk_coverage_area(rank(confidence, small_correct).groups())
-
-
-def joint_accuracy(threshold: float, confidence: Floats, small_correct: Floats, large_correct: Floats) -> float:
-    """Accuracy of the cascade at a threshold (equation 6: accept iff g(x) >= tau)."""
-    return float(np.where(confidence >= threshold, small_correct, large_correct).mean())
 
 
 def joint_accuracy_at_ratio(ratio: float, confidence: Floats, small_correct: Floats, large_correct: Floats) -> float:

@@ -9,11 +9,9 @@ alpha or loss costs its own stage 2 alone. Gates are fitted on `calibrate`, choi
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +25,9 @@ from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.inference.answers import answers
 from models.inference.classifier import load_classifier
+from models.labels import check_same_labels, places
 from models.progress import Waiting
-from models.replacing import write_whole, write_whole_text
+from models.replacing import write_whole, write_whole_bytes, write_whole_text, writing
 from models.study.curves import study_curves
 from models.study.findings import CONTROL, UNTUNED, Answers, Findings, as_table, find
 from models.study.picture import study_picture
@@ -79,8 +78,7 @@ def run_study(study: Study, output: Path, machine: Machine, say: Say) -> Finding
     """Train what is missing, then find. Raises InputError; a kill loses the stage that was running."""
     if world()[1] > 1:
         raise InputError("compare runs in one process: its trainings are small and many")
-    if set(study.large.manifest.labels) != set(study.data.labels):
-        raise InputError(f"the labels of {study.large.manifest.name} are not those of {study.data.name}")
+    check_same_labels(study.large.manifest.name, study.large.manifest.labels, study.data.name, study.data.labels)
     with locked(output / "work"):
         findings = _run(study, output, machine, say)
     _write(output, findings)
@@ -117,13 +115,11 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
 
 
 def _write(output: Path, findings: Findings) -> None:
-    try:
+    with writing(output):
         write_whole_text(output / "study.json", json.dumps(asdict(findings), indent=2) + "\n")
         write_whole_text(output / "study.md", as_table(findings) + "\n")
         for name, draw in (("study.png", study_picture), ("curves.png", study_curves)):
-            write_whole(output / name, partial(Path.write_bytes, data=draw(findings)))
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
+            write_whole_bytes(output / name, draw(findings))
 
 
 def _train(tuning: Tuning, loss: Loss | None) -> Arrays:
@@ -146,8 +142,7 @@ def _large(study: Study, output: Path, say: Say) -> Arrays:
     def ask() -> Arrays:
         say(f"asking {study.large.manifest.name} about the three splits")
         classifier = load_classifier(study.large)
-        index = {label: place for place, label in enumerate(classifier.labels)}
-        columns = [index[label] for label in study.data.labels]
+        columns = places(study.data.labels, classifier.labels)
         found = {
             name: answers(classifier, study.large.manifest.name, getattr(study.data, name).inputs, name).logits
             for name in SPLITS
@@ -162,16 +157,14 @@ def _cached(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Arrays by name from a file that is there whole or not at all."""
     if not path.is_file():
         arrays = make()
-        fresh = path.with_suffix(".new")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with fresh.open("wb") as stream:
+
+        def write(scratch: Path) -> None:
+            with scratch.open("wb") as stream:  # numpy adds its own suffix to a name that lacks it
                 np.savez(stream, allow_pickle=False, **arrays)
-            os.replace(fresh, path)  # noqa: PTH105  Path.replace is the same; here the order is the point
-        except OSError as error:
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, write)
     with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
 

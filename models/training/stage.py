@@ -27,6 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from models.errors import InputError
+from models.replacing import write_whole
 from models.training.losses import Loss, Targets
 from models.training.model import Backbone
 from models.training.recipes import Schedule
@@ -114,9 +115,7 @@ def _taken(stage: Stage, backbone: Backbone, say: Callable[[str], None]) -> bool
 
 
 def _finish(backbone: Backbone, directory: Path) -> None:
-    fresh = directory / f"{DONE}.new"
-    save_model(backbone.model, str(fresh))
-    fresh.replace(directory / DONE)
+    write_whole(directory / DONE, lambda scratch: save_model(backbone.model, str(scratch)))
     for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         shutil.rmtree(path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from models.bundle import MANIFEST, Bundle, check_output, load_bundle
 from models.data.datasets import LabelledDataset
 from models.errors import BundleError, InputError
-from models.replacing import write_whole_text
+from models.replacing import write_whole_text, writing
 from models.training.losses import Loss
 from models.training.stage import Machine, world
 from models.training.tune import Recipe, Teachers, Tuning, locked, remove_work, tune
@@ -84,10 +84,8 @@ def _write_table(output: Path, bundles: Sequence[Bundle], say: Say) -> None:
         }
         for bundle in bundles
     ]
-    try:
+    with writing(output / "sweep.json"):
         write_whole_text(output / "sweep.json", json.dumps(rows, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{output / 'sweep.json'} cannot be written: {error.strerror or error}") from error
     if world()[0] == 0:
         say("bundle                    accuracy   AUROC    (select split)")
         for row in rows:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,9 @@ from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.inference.answers import answers
 from models.inference.classifier import load_classifier
+from models.labels import check_same_labels, places
 from models.progress import Waiting
+from models.replacing import write_whole, writing
 from models.threads import threads_in_words
 from models.training.losses import Loss, Targets
 from models.training.model import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
@@ -107,8 +108,8 @@ class Tuning:
         if recipe.loss.needs_soft and teacher is None:
             raise InputError(f"{recipe.loss.name} here needs the large model's targets: give --targets-from")
         for large in (distill_from, teacher):
-            if large is not None and set(large.manifest.labels) != set(data.labels):
-                raise InputError(f"the labels of {large.manifest.name} are not those of {data.name}")
+            if large is not None:
+                check_same_labels(large.manifest.name, large.manifest.labels, data.name, data.labels)
         self.measures: dict[str, float] = {}
         set_seed(recipe.seed)
         self.backbone = open_backbone(recipe.model, data, recipe.shape)
@@ -223,22 +224,22 @@ def measure(logits: Tensor, labels: Sequence[int]) -> tuple[float, float]:
 
 def soft_targets(large: Bundle, data: LabelledDataset, work: Path, say: Say) -> Tensor:
     """The large model's probabilities on the train split, (M, C), in the order of the data's labels; computed once."""
-    if set(large.manifest.labels) != set(data.labels):
-        raise InputError(f"the labels of {large.manifest.name} are not those of {data.name}")
+    check_same_labels(large.manifest.name, large.manifest.labels, data.name, data.labels)
     path = work / f"soft-{_key([large.gate_digest, data.content_hash])}.npy"
     if not path.is_file():
         say(f"asking {large.manifest.name} about {len(data.train)} training items")
         outputs = answers(load_classifier(large), large.manifest.name, data.train.inputs, "train")
         logits = outputs.logits / large.manifest.temperature
-        index = {label: place for place, label in enumerate(large.manifest.labels)}
-        columns = logits[:, [index[label] for label in data.labels]]
-        try:
+        columns = logits[:, places(data.labels, large.manifest.labels)]
+        probabilities = torch.softmax(torch.from_numpy(columns), dim=-1).numpy()
+
+        def write(scratch: Path) -> None:
+            with scratch.open("wb") as stream:  # numpy adds its own suffix to a name that lacks it
+                np.save(stream, probabilities)
+
+        with writing(path):  # several processes may come here at once
             work.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f"{path.stem}-{os.getpid()}.npy")  # several processes may come here at once
-            np.save(fresh, torch.softmax(torch.from_numpy(columns), dim=-1).numpy())
-            fresh.replace(path)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+            write_whole(path, write)
     return torch.from_numpy(np.load(path))
 
 
@@ -246,7 +247,7 @@ def remove_work(work: Path) -> None:
     """Remove checkpoints and weights of stages, nothing that is not ours; then the directory, if that empties it."""
     if world()[0] != 0:
         return
-    for pattern in ("first-*", "second-*", "soft-*.npy", "lock"):
+    for pattern in ("first-*", "second-*", "soft-*.npy", ".soft-*.partial", "lock"):
         for path in work.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

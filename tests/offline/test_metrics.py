@@ -14,6 +14,7 @@ from models.numbers import metrics
 from models.numbers.bootstrap import rank
 from models.numbers.metrics import measure, statistics
 from models.numbers.predictions import Predictions
+from models.operating_points import joint_accuracy
 
 WITH_LARGE = {"a_L", "h", "q", "s_d", "s_d_oracle", "joint_accuracy", "deferral_ratio_for_95_percent_gain"}
 
@@ -106,8 +107,8 @@ def test_a_collapsed_model_looks_good_by_equation_11_and_bad_by_the_oracle() -> 
 
 def test_joint_accuracy_is_the_gate_of_equation_6() -> None:
     confidence, small, large = np.array([0.2, 0.5, 0.8]), np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0])
-    assert metrics.joint_accuracy(0.5, confidence, small, large) == 1.0
-    assert metrics.joint_accuracy(0.81, confidence, small, large) == pytest.approx(1 / 3)
+    assert joint_accuracy(0.5, confidence, small, large) == 1.0
+    assert joint_accuracy(0.81, confidence, small, large) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("decimals", [None, 1])

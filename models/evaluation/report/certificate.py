@@ -15,13 +15,14 @@ from scipy.stats import binom, norm
 from models.calibration.certify import JOINT, SELECTIVE
 from models.evaluation.report.wording import percent
 from models.numbers.predictions import Predictions
+from models.operating_points import deferred
 
 SURPRISING = 0.05
 
 
 def told_by_test(certificate: dict[str, Any], predictions: Predictions, threshold: float) -> str:
     """Empty where the test items have nothing to measure it by. threshold: the gate's, as it was measured."""
-    values = _values(certificate["measure"], predictions, predictions.confidence >= threshold)
+    values = _values(certificate["measure"], predictions, ~deferred(predictions.confidence, threshold))
     if certificate["threshold"] != threshold or values is None or not len(values):
         return ""
     name, target, measured = certificate["measure"], certificate["target"], float(values.mean())

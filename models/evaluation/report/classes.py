@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.evaluation.report.wording import one_line, percent
 from models.numbers.predictions import Predictions
+from models.operating_points import deferred as deferred_by
 
 CONFUSIONS, MOST_ROWS = 12, 1000
 
@@ -35,7 +36,7 @@ def by_class(predictions: Predictions, threshold: float) -> ByClass | None:
         means: NDArray[np.float64] = np.bincount(label, values, len(items)) / np.maximum(items, 1)
         return means
 
-    below = predictions.confidence < threshold
+    below = deferred_by(predictions.confidence, threshold)
     joint = None
     if predictions.large_correct is not None:
         joint = share(np.where(below, predictions.large_correct, predictions.small_correct))
@@ -69,7 +70,7 @@ def confusion_table(predictions: Predictions, threshold: float) -> dict[str, Any
     pairs, inverse, count = np.unique(
         label[wrong] * len(classes) + prediction[wrong], return_inverse=True, return_counts=True
     )
-    deferred = np.bincount(inverse, predictions.confidence[wrong] < threshold, len(pairs))
+    deferred = np.bincount(inverse, deferred_by(predictions.confidence[wrong], threshold), len(pairs))
     first = np.argsort(-count, kind="stable")[:CONFUSIONS]
     rows = [
         [

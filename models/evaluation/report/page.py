@@ -31,6 +31,8 @@ from models.evaluation.report.text import (
 from models.evaluation.report.wording import four_digits, one_line, with_interval
 from models.numbers.metrics import Curves, curves
 from models.numbers.predictions import Predictions
+from models.operating_points import deferred
+from models.replacing import write_whole_bytes
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -50,18 +52,13 @@ def write_report(directory: Path, predictions: Predictions, numbers: dict[str, A
 
 def _write(directory: Path, files: dict[str, bytes]) -> None:
     """All bytes are there before the first file is touched; a file is replaced whole or not at all."""
-    partial = directory / "plots" / ".partial"
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        (directory / "plots").mkdir(parents=True, exist_ok=True)
         for name in plots.NAMES:  # a picture of an earlier run that these data do not have
             if f"plots/{name}.png" not in files:
                 (directory / "plots" / f"{name}.png").unlink(missing_ok=True)
-        try:
-            for name, content in files.items():
-                partial.write_bytes(content)
-                partial.replace(directory / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        for name, content in files.items():
+            write_whole_bytes(directory / name, content)
     except OSError as error:
         raise InputError(f"the report cannot be written to {directory}: {error.strerror or error}") from error
 
@@ -71,7 +68,7 @@ def _pictures(predictions: Predictions, drawn: Curves, numbers: dict[str, Any]) 
     threshold = numbers["threshold"]
     right = predictions.small_correct >= 0.5
     names = ("0.5 or more", "below 0.5") if predictions.graded else ("right", "wrong")
-    ratio, accepted = numbers["deferral_ratio"]["value"], predictions.confidence >= threshold
+    ratio, accepted = numbers["deferral_ratio"]["value"], ~deferred(predictions.confidence, threshold)
     pictures = [plots.confidence_picture(predictions.confidence, right, threshold, names)]
     if drawn.deferral is not None:
         picked = (ratio, numbers["joint_accuracy"]["value"])
@@ -98,7 +95,7 @@ def _page(
     predictions: Predictions, numbers: dict[str, Any], about: dict[str, str], pictures: dict[str, Picture]
 ) -> str:
     threshold = numbers["threshold"]
-    accepted = predictions.small_correct[predictions.confidence >= threshold]
+    accepted = predictions.small_correct[~deferred(predictions.confidence, threshold)]
     accuracy = float(accepted.mean()) if len(accepted) else None
     ladder, certificate = Ladder.of(predictions), numbers.get("certificate")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
