@@ -17,7 +17,7 @@ from models.inference.confidence import confidences
 from models.numbers.bootstrap import Groups, ascending, rank
 from models.numbers.density import overlapping_share
 from models.numbers.metrics import deferral_curve, gate_statistics
-from models.training.losses import fit_posthoc_head, fit_quantile_gate
+from models.training.gates import fit_posthoc_head, fit_quantile_gate
 
 Floats = NDArray[np.float64]
 UNTUNED, CONTROL = "untuned", "control"

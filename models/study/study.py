@@ -34,7 +34,8 @@ from models.study.picture import study_picture
 from models.training.losses import Loss
 from models.training.model import Backbone
 from models.training.stage import Machine, world
-from models.training.tune import Recipe, Tuning, locked
+from models.training.tune import Recipe, Teachers, Tuning, open_tuning
+from models.training.work import locked
 
 Say = Callable[[str], None]
 Arrays = dict[str, NDArray[Any]]
@@ -91,15 +92,8 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
     answers_of: dict[str, list[Answers]] = {name: [] for name in study.methods}
     for seed in study.seeds:
         work = output / "work" / f"seed-{seed}"
-        tuning = Tuning(
-            study.data,
-            replace(study.recipe, seed=seed),
-            work,
-            machine,
-            say,
-            distill_from=study.distill_from,
-            teacher=study.large,
-        )
+        teachers = Teachers(study.distill_from, study.large)
+        tuning = open_tuning(study.data, replace(study.recipe, seed=seed), work, machine, say, teachers)
         clock.begin(tuning)
         for name, loss in study.methods.items():
             place = tuning.first_directory if loss is None else tuning.second_directory(loss)
@@ -123,8 +117,7 @@ def _write(output: Path, findings: Findings) -> None:
 
 
 def _train(tuning: Tuning, loss: Loss | None) -> Arrays:
-    backbone = tuning.first() if loss is None else tuning.second(loss)
-    return _logits(backbone, tuning.data)
+    return _logits(tuning.train(loss), tuning.data)
 
 
 def _logits(backbone: Backbone, data: LabelledDataset) -> Arrays:

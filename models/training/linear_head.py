@@ -18,7 +18,7 @@ from models.errors import InputError
 from models.inference.sentence_encoder import FrozenBase, save_head
 from models.progress import Waiting
 from models.threads import threads_in_words
-from models.training.tune import manifest_fields, write_first_card
+from models.training.manifest import manifest_fields, write_first_card
 
 MAX_TOKENS = 128
 MINILM = Base(

@@ -1,25 +1,16 @@
-"""The losses and the gates that the Gatekeeper loss and its plain confidence are compared with.
+"""The Gatekeeper loss and the losses that it is compared with.
 
-Losses: cross-entropy (the control that decides), confidence penalty (Pereyra et al. 2017), label smoothing, focal
+They are cross-entropy (the control that decides), confidence penalty (Pereyra et al. 2017), label smoothing, focal
 loss (Lin et al. 2017), the outlier-exposure direction KL(U || p) (Hendrycks et al. 2019), a static partition into
 easy and hard items (after Rawat et al. 2021), Gatekeeper on the large model's soft targets, and an alignment term.
-
-Gates: a head that predicts the small model's error (Narasimhan et al. 2022) and one on quantiles of the log
-probabilities (Gupta et al. 2024); the scores in confidence.py need no fitting.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from models.errors import InputError
@@ -178,30 +169,3 @@ def _kl_to_uniform(log_p: Tensor) -> Tensor:
 def _divergence(logits: Tensor, soft: Tensor) -> Tensor:
     """The alignment term KL(p_L || p_S), (M,)."""
     return F.kl_div(torch.log_softmax(logits, dim=-1), soft, reduction="none").sum(dim=-1)
-
-
-Gate = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-
-
-def fit_posthoc_head(logits: NDArray[np.float32], correct: NDArray[np.float64]) -> Gate:
-    """A linear head on the frozen small model's log probabilities that predicts whether it is right."""
-    return _fit(logits, correct, lambda log_p: np.concatenate([log_p, np.sort(log_p, axis=1)[:, ::-1][:, :5]], axis=1))
-
-
-def fit_quantile_gate(logits: NDArray[np.float32], correct: NDArray[np.float64]) -> Gate:
-    """A linear head on the quantile vector of the log probabilities.
-
-    The paper's vector is over the tokens of an answer; a class has one token, so here it is over the classes.
-    """
-    return _fit(logits, correct, lambda log_p: np.quantile(log_p, np.linspace(0.0, 1.0, 11), axis=1).T)
-
-
-def _fit(logits: NDArray[np.float32], correct: NDArray[np.float64], features: Callable[[Any], Any]) -> Gate:
-    def rows(some: NDArray[np.float32]) -> Any:
-        return features(np.maximum(log_softmax(some.astype(np.float64), axis=1), -30.0))
-
-    if len(np.unique(correct)) < 2:  # never wrong, or never right: nothing to learn
-        return lambda some: np.zeros(len(some))
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-    head.fit(rows(logits), correct > 0.5)
-    return lambda some: np.asarray(head.predict_proba(rows(some))[:, 1], dtype=np.float64)

@@ -11,7 +11,8 @@ from models.errors import BundleError, InputError
 from models.replacing import write_whole_text, writing
 from models.training.losses import Loss
 from models.training.stage import Machine, world
-from models.training.tune import Recipe, Teachers, Tuning, locked, remove_work, tune
+from models.training.tune import Recipe, Teachers, Tuning, open_tuning, tune
+from models.training.work import locked, remove_work
 
 Say = Callable[[str], None]
 
@@ -48,8 +49,7 @@ def run_sweep(
     bundles: list[Bundle] = []
     with locked(work):
         for seed in seeds:
-            wanted = replace(recipe, seed=seed)
-            tuning = Tuning(data, wanted, work, machine, say, distill_from=teachers.first, teacher=teachers.second)
+            tuning = open_tuning(data, replace(recipe, seed=seed), work, machine, say, teachers)
             for alpha in alphas:
                 place, loss = places[alpha, seed], replace(recipe.loss, alpha=alpha)
                 found = _finished(place, tuning, loss) if several else None

@@ -7,14 +7,10 @@ The result is a bundle without calibration; `gatekeeper calibrate` is the next s
 OUTPUT.work, and the same command goes on from there.
 """
 
-import fcntl
 import hashlib
 import json
 import math
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import set_seed
 
-from models.bundle import CARD, Bundle, load_bundle, write_bundle
+from models.bundle import Bundle, load_bundle, write_bundle
 from models.data.datasets import LabelledDataset
 from models.errors import InputError
 from models.inference.answers import answers
@@ -36,6 +32,7 @@ from models.progress import Waiting
 from models.replacing import write_whole, writing
 from models.threads import threads_in_words
 from models.training.losses import Loss, Targets
+from models.training.manifest import manifest_fields, write_first_card
 from models.training.model import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
 from models.training.recipes import ADAPTED, FEWEST_STEPS, PRETRAINED, SCHEDULES, Schedule
 from models.training.stage import DONE, Machine, Stage, train_stage, world
@@ -83,6 +80,37 @@ class Teachers(NamedTuple):
     second: Bundle | None = None
 
 
+def open_tuning(
+    data: LabelledDataset, recipe: Recipe, work: Path, machine: Machine, say: Say, teachers: Teachers
+) -> "Tuning":
+    """Check the recipe, then seed, open the model and tokenise. Raises InputError, before anything slow if it can."""
+    check_recipe(data, recipe, teachers)
+    set_seed(recipe.seed)
+    backbone = open_backbone(recipe.model, data, recipe.shape)
+    with Waiting(f"preparing {len(data.train)} items"):
+        train, select = (backbone.prepare(split.inputs) for split in (data.train, data.select))
+    return Tuning(data, recipe, work, machine, say, teachers, backbone=backbone, train=train, select=select)
+
+
+def check_recipe(data: LabelledDataset, recipe: Recipe, teachers: Teachers) -> None:
+    """Raise InputError where the recipe does not fit the data or the large models."""
+    check_model(recipe.model, data)
+    if recipe.schedules(len(data.train))[0].epochs == 0:
+        if not is_bundle(recipe.model):
+            raise InputError(f"--epochs 0 is for a model that knows these labels, a bundle; {recipe.model} is none")
+        if load_bundle(Path(recipe.model)).manifest.labels != data.labels:
+            raise InputError(f"--epochs 0 keeps the labels of {recipe.model}, and those of {data.name} are others")
+    _check_targets(recipe.loss, teachers)
+    for large in teachers:
+        if large is not None:
+            check_same_labels(large.manifest.name, large.manifest.labels, data.name, data.labels)
+
+
+def _check_targets(loss: Loss, teachers: Teachers) -> None:
+    if loss.needs_soft and teachers.second is None:
+        raise InputError(f"{loss.name} here needs the large model's targets: give --targets-from")
+
+
 class Tuning:
     """Both stages of one recipe but for its loss: stage 1 is trained once, then any number of losses start from it."""
 
@@ -93,53 +121,47 @@ class Tuning:
         work: Path,
         machine: Machine,
         say: Say,
+        teachers: Teachers,
         *,
-        distill_from: Bundle | None = None,
-        teacher: Bundle | None = None,
+        backbone: Backbone,
+        train: Sequence[Any],
+        select: Sequence[Any],
     ) -> None:
-        check_model(recipe.model, data)
+        """train, select: the splits as the backbone prepared them. open_tuning makes one."""
         self.data, self.recipe, self._work, self.machine, self._say = data, recipe, work, machine, say
-        self._distill_from, self._teacher = distill_from, teacher
+        self._teachers, self.backbone, self._train, self._select = teachers, backbone, train, select
         self.schedules = recipe.schedules(len(data.train))
-        if self.schedules[0].epochs == 0 and not is_bundle(recipe.model):
-            raise InputError(f"--epochs 0 is for a model that knows these labels, a bundle; {recipe.model} is none")
-        if self.schedules[0].epochs == 0 and load_bundle(Path(recipe.model)).manifest.labels != data.labels:
-            raise InputError(f"--epochs 0 keeps the labels of {recipe.model}, and those of {data.name} are others")
-        if recipe.loss.needs_soft and teacher is None:
-            raise InputError(f"{recipe.loss.name} here needs the large model's targets: give --targets-from")
-        for large in (distill_from, teacher):
-            if large is not None:
-                check_same_labels(large.manifest.name, large.manifest.labels, data.name, data.labels)
         self.measures: dict[str, float] = {}
-        set_seed(recipe.seed)
-        self.backbone = open_backbone(recipe.model, data, recipe.shape)
-        with Waiting(f"preparing {len(data.train)} items"):
-            self._train = self.backbone.prepare(data.train.inputs)
-            self.select = self.backbone.prepare(data.select.inputs)
         self._targets = Targets(torch.tensor(data.train.labels))
         self.first_directory = work / f"first-{self._first_key()}"
 
-    def first(self) -> Backbone:
-        """The backbone after stage 1, trained or taken from where it was left."""
-        loss = Loss("distillation" if self._distill_from else "cross-entropy")
-        self._stage("first", loss, self._distill_from, self.schedules[0], self.first_directory)
+    def train(self, loss: Loss | None) -> Backbone:
+        """The backbone after stage 1, and, with a loss, after stage 2 from there. What is done is taken, not trained.
+
+        There is one set of weights: every loss goes back to those of stage 1 first.
+        """
+        self._first()
+        if loss is not None:
+            self._second(loss)
         return self.backbone
 
-    def second(self, loss: Loss) -> Backbone:
-        """The backbone after stage 2 with this loss, from stage 1's weights."""
-        self.first()
-        targets_from = self._teacher if loss.needs_soft else None
-        if loss.needs_soft and targets_from is None:
-            raise InputError(f"{loss.name} here needs the large model's targets: give --targets-from")
+    def _first(self) -> None:
+        soft_from = self._teachers.first
+        loss = Loss("distillation" if soft_from else "cross-entropy")
+        self._stage("first", loss, soft_from, self.schedules[0], self.first_directory)
+
+    def _second(self, loss: Loss) -> None:
+        _check_targets(loss, self._teachers)
         if loss.name == "static-partition":
             right = self.backbone.logits(self._train).argmax(dim=-1) == self._targets.labels
             self._targets = self._targets.with_easy(right)
-        self._stage("second", loss, targets_from, self.schedules[1], self.second_directory(loss))
-        return self.backbone
+        soft_from = self._teachers.second if loss.needs_soft else None
+        self._stage("second", loss, soft_from, self.schedules[1], self.second_directory(loss))
 
     def second_directory(self, loss: Loss) -> Path:
         """Where stage 2 with this loss lies, or will lie."""
-        digest = self._teacher.gate_digest if self._teacher and loss.needs_soft else None
+        teacher = self._teachers.second
+        digest = teacher.gate_digest if teacher and loss.needs_soft else None
         key = _key([self.first_directory.name, asdict(loss), asdict(self.schedules[1]), digest])
         return self._work / f"second-{key}"
 
@@ -151,7 +173,7 @@ class Tuning:
                 model_digest(self.recipe.model),
                 self.data.content_hash,
                 asdict(self.schedules[0]),
-                self._distill_from and self._distill_from.gate_digest,
+                self._teachers.first and self._teachers.first.gate_digest,
                 circumstances(self.machine),
                 [version(package) for package in ("torch", "transformers", "tokenizers")],
             ]
@@ -168,7 +190,7 @@ class Tuning:
         stage = Stage(what, loss, targets, schedule, self.recipe.seed, directory)
         train_stage(stage, self.backbone, self._train, self.machine, self._say)
         with Waiting(f"{what}: measuring on the select split"):
-            accuracy, auroc = measure(self.backbone.logits(self.select), self.data.select.labels)
+            accuracy, auroc = measure(self.backbone.logits(self._select), self.data.select.labels)
         self.measures |= {f"{name}_select_accuracy": accuracy, f"{name}_select_auroc": auroc}
         if world()[0] == 0:
             self._say(f"{what}: accuracy {accuracy:.4f}, AUROC {auroc:.4f} on the select split")
@@ -177,7 +199,7 @@ class Tuning:
 def tune(tuning: Tuning, loss: Loss, output: Path) -> Bundle | None:
     """Both stages, then a bundle at `output`; None in every process but the first. Same seed, machine: same weights."""
     data, recipe = tuning.data, replace(tuning.recipe, loss=loss)
-    backbone = tuning.second(loss)
+    backbone = tuning.train(loss)
     if world()[0] != 0:
         return None
 
@@ -241,81 +263,6 @@ def soft_targets(large: Bundle, data: LabelledDataset, work: Path, say: Say) -> 
             work.mkdir(parents=True, exist_ok=True)
             write_whole(path, write)
     return torch.from_numpy(np.load(path))
-
-
-def remove_work(work: Path) -> None:
-    """Remove checkpoints and weights of stages, nothing that is not ours; then the directory, if that empties it."""
-    if world()[0] != 0:
-        return
-    for pattern in ("first-*", "second-*", "soft-*.npy", ".soft-*.partial", "lock"):
-        for path in work.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-    with suppress(OSError):
-        work.rmdir()
-
-
-@contextmanager
-def locked(work: Path) -> Iterator[None]:
-    """One run at a time in a work directory. Raises InputError where there is another."""
-    if world()[0] != 0:  # the processes of one run share it
-        yield
-        return
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"another run is at work in {work}: wait for it, or end it") from None
-            yield
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"{work} cannot be written: {error.strerror}") from error
-
-
-def manifest_fields(name: str, data: LabelledDataset, seed: int, max_tokens: int | None) -> dict[str, Any]:
-    """What every tuned bundle's manifest has."""
-    return {
-        "name": name,
-        "task": data.task,
-        "labels": data.labels,
-        "score": "max_softmax",
-        "temperature": 1.0,
-        "default_threshold": 0.5,
-        "dtype": "float32",
-        "max_tokens": max_tokens,
-        "seed": seed,
-        "dataset": data.name,
-        "dataset_sha256": data.content_hash,
-        "code_commit": code_commit(),
-    }
-
-
-def write_first_card(directory: Path, name: str, data: LabelledDataset) -> None:
-    """The model card of a bundle that nobody has measured yet."""
-    (directory / CARD).write_text(
-        f"# {name}\n\nTuned on {data.name} ({data.licence}). Not evaluated yet: run `gatekeeper evaluate "
-        "--write-card`.\n",
-        encoding="utf-8",
-    )
-
-
-def code_commit() -> str | None:
-    """The commit this code is at; None outside a git checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607  whichever git there is, or none
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            timeout=5,
-            check=True,
-            encoding="utf-8",
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _key(document: Any) -> str:

@@ -8,7 +8,8 @@ from scipy.stats import entropy
 from models.errors import InputError
 from models.gatekeeper import GatekeeperLoss
 from models.numbers.metrics import auroc
-from models.training.losses import LOSSES, STRENGTHS, Loss, Targets, fit_posthoc_head, fit_quantile_gate
+from models.training.gates import fit_posthoc_head, fit_quantile_gate
+from models.training.losses import LOSSES, STRENGTHS, Loss, Targets
 
 COUNT, CLASSES = 40, 7
 

@@ -23,7 +23,7 @@ from models.bundle import SELECTION, copy_bundle, load_bundle
 from models.data.datasets import load_dataset
 from models.inference.classifier import load_classifier
 from models.numbers.predictions import read_predictions
-from models.training.tune import locked
+from models.training.work import locked
 from service.cli import main
 
 QUICK = ("--epochs", "4", "--tuning-epochs", "2", "--batch-size", "16", "--seed", "1")

@@ -1,0 +1,42 @@
+"""The directory of what is half done, OUTPUT.work: one run at a time in it, and nothing left of it at the end."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from models.errors import InputError
+from models.training.stage import world
+
+
+def remove_work(work: Path) -> None:
+    """Remove checkpoints and weights of stages, nothing that is not ours; then the directory, if that empties it."""
+    if world()[0] != 0:
+        return
+    for pattern in ("first-*", "second-*", "soft-*.npy", ".soft-*.partial", "lock"):
+        for path in work.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    with suppress(OSError):
+        work.rmdir()
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """One run at a time in a work directory. Raises InputError where there is another."""
+    if world()[0] != 0:  # the processes of one run share it
+        yield
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / "lock").open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"another run is at work in {work}: wait for it, or end it") from None
+            yield
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{work} cannot be written: {error.strerror}") from error
