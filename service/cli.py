@@ -67,30 +67,32 @@ def _extra_with(module: str) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("gatekeeper", description="Model cascades with a tuned, calibrated gate.")
-    parser.add_argument("--version", action=Version, nargs=0, help="show the versions of ours, of Python and of torch")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the versions of gatekeeper, Python and torch")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="the edge: small model, gate, remote large model")
+    serve = commands.add_parser("serve", help="run the edge: the small model, the gate and the way to the large model")
     _add_listener(serve, "GATEKEEPER_", "8000")
     serve.add_argument("--remote-url", help="the large model (GATEKEEPER_REMOTE_URL; default http://127.0.0.1:8001)")
     serve.set_defaults(run=run_serve)
 
-    large = commands.add_parser("serve-large", help="the large model as a service of its own")
+    large = commands.add_parser("serve-large", help="run a large model as a service of its own")
     _add_listener(large, "GATEKEEPER_LARGE_", "8001")
     large.set_defaults(run=run_serve_large)
 
-    up = commands.add_parser("up", help="both of them on this machine, with a generated admin token")
+    up = commands.add_parser(
+        "up", help="run the edge and its large model on this machine, with a generated admin token"
+    )
     up.add_argument("--port", type=int, default=None, help="the edge's port; default 8000")
     up.add_argument("--large-port", type=int, default=None, help="the large model's port; default 8001")
     up.set_defaults(run=run_up)
 
-    demo = commands.add_parser("demo", help="send a few dozen sentences to a running pair and show who answers")
+    demo = commands.add_parser("demo", help="send a few dozen sentences to a running edge and show who answers each")
     demo.add_argument("--url", default="http://127.0.0.1:8000", help="the edge; default %(default)s")
     demo.add_argument(
         "--data",
         metavar="D",
-        help="examples of your own, where the edge serves a bundle of your own: a .csv, .jsonl or .parquet file with "
-        "texts and labels, or a folder of images by class",
+        help="your own examples, if the edge serves your own bundle: a .csv, .jsonl or .parquet file with texts and "
+        "labels, or a folder of images by class",
     )
     demo.add_argument("--text-column", default="text", metavar="NAME", help="of --data; default: %(default)s")
     demo.add_argument("--label-column", default="label", metavar="NAME", help="of --data; default: %(default)s")
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help="an API key, where the edge asks for one; with the scope override it shows other thresholds too; "
+        help="the API key, if the edge asks for one; with the scope override the demo shows other thresholds too; "
         "default: GATEKEEPER_API_KEY",
     )
     demo.set_defaults(run=run_demo)
@@ -109,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_listener(parser: argparse.ArgumentParser, prefix: str, port: str) -> None:
-    parser.add_argument("--bundle", type=Path, help=f"the model's bundle ({prefix}BUNDLE; default: the packaged one)")
+    parser.add_argument(
+        "--bundle", type=Path, help=f"directory of the model's bundle ({prefix}BUNDLE; default: the packaged one)"
+    )
     parser.add_argument("--host", help=f"address to listen on ({prefix}HOST; default 127.0.0.1)")
     parser.add_argument("--port", type=int, help=f"port to listen on ({prefix}PORT; default {port}; 0: any free one)")
 

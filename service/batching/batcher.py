@@ -1,8 +1,8 @@
 """A bounded queue in front of the model: requests in, batches through the model, answers out.
 
-Work-conserving: a batch starts whenever the runner is free; nothing waits for company unless max_wait_s says so. Two
-runners with the same queue: `inline` runs the model on the event loop (for one that takes less than a thread switch is
-worth), `thread` in a thread of its own. The batcher takes a callable and knows no model.
+Work-conserving: a batch starts as soon as the runner is free; no item waits for others unless max_wait_s says so. Two
+runners share this queue: `inline` runs the model on the event loop, for a model that is quicker than a switch of
+threads; `thread` runs it in a thread of its own. The batcher takes a callable and knows no model.
 """
 
 import asyncio
@@ -18,8 +18,10 @@ from service.batching.runner import InlineRunner, ThreadRunner
 from service.batching.wait import Pace
 from service.errors import GatekeeperError, ModelDown, Overloaded
 
-REACH_BATCHES = 4  # a batch is chosen from the oldest four batches' worth of items, so that choosing has a bound
-CLOSE_S = 1.0  # clients have had all of shutdown_timeout_s: what still runs then answers nobody
+REACH_BATCHES = (
+    4  # a batch is chosen from the oldest four batches' worth of items, so that the choice takes a bounded time
+)
+CLOSE_S = 1.0  # clients have already had shutdown_timeout_s: nobody waits for what still runs then
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,9 +29,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """max_batch_tokens: the longest item's length times the items. max_wait_s: for company, after the oldest came.
+    """max_batch_tokens: the tokens of a batch's longest item times its items. max_wait_s: how long the oldest item may
+    wait for others to share its batch.
 
-    max_queue_wait_s: a request that would wait longer for its start is refused, unless the very next batch takes it.
+    max_queue_wait_s: a request that would wait longer to be started is refused, unless the next batch takes it.
     """
 
     max_batch_items: int
@@ -41,7 +44,7 @@ class BatchLimits:
 
 
 class Batcher(Generic[Item, Result]):
-    """submit() from the event loop it was built for; `run` maps items to as many results, and may raise.
+    """Call submit() on the event loop that built it. `run` maps items to as many results, and may raise.
 
     length: an item's tokens, or a cheap estimate. on_batch: items and seconds of each batch; on_queue: seconds that a
     request waited until its first item was taken.
@@ -92,7 +95,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def running(self) -> bool:
-        """Whether the model is at a batch."""
+        """Whether the model works on a batch."""
         return self._batch is not None
 
     def busy_s(self) -> float:

@@ -1,4 +1,4 @@
-"""How a batch goes through the model: on the event loop or in a thread under a watchdog; poisoned items isolated."""
+"""Runs a batch: on the event loop, or in a thread under a watchdog. An item that makes its batch fail fails alone."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ OnResults = Callable[[list[Result | GatekeeperError]], None]
 
 
 class InlineRunner(Generic[Item, Result]):
-    """Runs a batch where it is started. `on_results` gets its results; `on_trouble` is called when there will be none.
+    """Runs a batch in the thread that starts it. Calls `on_results` with the results, `on_trouble` if there are none.
 
-    What is no Exception, such as SystemExit in a model, is the model's end: from then on `trouble` says so.
+    A model that raises what is no Exception, such as SystemExit, has ended: from then on `trouble` says so.
     """
 
     def __init__(self, run: Run[Item, Result], on_results: OnResults[Result], on_trouble: Callable[[], None]) -> None:
@@ -47,10 +47,11 @@ class InlineRunner(Generic[Item, Result]):
 
 
 class ThreadRunner(InlineRunner[Item, Result]):
-    """Runs batches in a thread of its own, one at a time. A batch that takes longer than timeout_s is a trouble too,
-    until it ends after all.
+    """Runs batches in a thread of its own, one at a time. After timeout_s of one batch `trouble` says that
+    the model hangs, until that batch ends.
 
-    The thread is no executor's: Python joins those when it ends, and a model that hangs would keep the process.
+    The thread does not belong to an executor: Python waits for an executor's threads when it ends, so that a model that
+    hangs would keep the process alive.
     """
 
     def __init__(

@@ -20,10 +20,12 @@ def add_key_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
     new = actions.add_parser("new", help="a new key, shown this once")
-    new.add_argument("name", help="who it is for: a-z, 0-9 and -; it shows in logs and metrics")
+    new.add_argument("name", help="whose key it is: a-z, 0-9 and -; logs and metrics show it")
     new.add_argument("--scopes", default="classify", help="classify, or classify,override; default %(default)s")
-    new.add_argument("--limit", help="items in any second, minute, hour or day: 100/second; default: none")
-    new.add_argument("--file", type=Path, help="add the entry to this file; default: print it")
+    new.add_argument(
+        "--limit", help="how many items in any second, minute, hour or day, such as 100/second; default: no limit"
+    )
+    new.add_argument("--file", type=Path, help="add the hash of the key to this file; default: print it")
     new.set_defaults(run=run_new)
 
     listed = actions.add_parser("list", help="the names, scopes and limits in a file")

@@ -1,4 +1,4 @@
-"""Bounds on connections that uvicorn has not: how many there are, how long a client may take, how long a header may be.
+"""Bounds that uvicorn lacks: how many connections there are, how long a client may take, how long a header may be.
 
 uvicorn's own timer covers only the pause after an answer. Without these bounds half a header is kept for ever, a
 header line may be 200 MB, and at the limit of open files new clients, health checks and calls to the large model are

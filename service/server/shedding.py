@@ -1,7 +1,8 @@
-"""Refusals under overload, at the least cost there is: from the bytes of a request to those of its answer.
+"""Refuses requests under overload at the least cost: from the bytes of a request to the bytes of its answer.
 
-What refusals cost is missing for answers. By way of the parser, a task and the app one takes half as long as an
-accepted request; here it is a few searches. Only the plain case is handled; all else is refused the usual way.
+Time that goes into refusals is lost for answers. A refusal that passes the parser, a task and the app takes half as
+long as an accepted request; here it takes a few searches. This file handles the plain case alone; the app refuses
+every other request.
 """
 
 import os
@@ -11,7 +12,7 @@ from service.errors import Overloaded
 
 CLASSIFY = b"POST /v1/classify HTTP/1.1\r\n"
 TOO_LONG = "the queue is too long: try again"
-# Whatever changes how a message is read, or what becomes of its connection.
+# Headers that change how a message is read, or what happens to its connection afterwards.
 _UNUSUAL = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|connection: *close|content-encoding):?")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,9})\r\n")
 _ID = re.compile(rb"\r\nx-request-id: *([A-Za-z0-9._-]{1,128})\r\n", re.IGNORECASE)
