@@ -18,9 +18,8 @@ from service.batching.runner import InlineRunner, ThreadRunner
 from service.batching.wait import Pace
 from service.errors import GatekeeperError, ModelDown, Overloaded
 
-REACH_BATCHES = (
-    4  # a batch is chosen from the oldest four batches' worth of items, so that the choice takes a bounded time
-)
+# A batch is chosen from the oldest four batches' worth of items, so that the choice takes a bounded time.
+REACH_BATCHES = 4
 CLOSE_S = 1.0  # clients have already had shutdown_timeout_s: nobody waits for what still runs then
 
 Item = TypeVar("Item")
