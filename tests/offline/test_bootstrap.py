@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.cascades import cascade, columns, taken
 
-from models.numbers import metrics
+from models import operating_points
 from models.numbers.bootstrap import rank, resample
 from models.numbers.metrics import measure, statistics
 
@@ -24,7 +24,7 @@ def test_weights_are_repeated_rows(decimals: int | None, graded: bool) -> None:
         assert weighted.pop("s_o") == pytest.approx(repeated.pop("s_o"), abs=1e-6)
     assert weighted == pytest.approx(repeated, abs=1e-9, nan_ok=True)
     assert weighted["joint_accuracy"] == pytest.approx(
-        metrics.joint_accuracy(0.7, confidence[rows], small[rows], large[rows])
+        operating_points.joint_accuracy(0.7, confidence[rows], small[rows], large[rows])
     )
 
 
