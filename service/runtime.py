@@ -138,7 +138,6 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         keys, budgets = await _open_guard(stack, settings, EdgeRuntime.role, bundle, metrics)
         max_body_bytes, intake = _intake(settings, bundle)
         batcher = _open_batcher(stack, settings, bundle, model, metrics)
-        decoder = _open_decoder(stack, settings, model, max_body_bytes)
         store = open_policy_store(settings)
         stack.push_async_callback(store.close)
         policy = _live_policy(settings, bundle, store, metrics, forecast)
@@ -152,6 +151,7 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         listeners = (metrics.on_settled, recent.on_settled, deferrals.on_settled)
         cascade = Cascade(BatchedModel(batcher), policy, coalescer, listeners)
         remote.start()
+        decoder = _open_decoder(stack, settings, model, max_body_bytes)  # closed first: it stands in front
         yield EdgeRuntime(
             settings=settings,
             bundle=bundle,

@@ -42,7 +42,7 @@ def gateways(stub: str) -> tuple[Peer, ...]:
             name="litellm",
             package="litellm",
             command=(
-                *("litellm.proxy.proxy_cli", "--config", "loadtests/peers/litellm.yaml"),
+                *("litellm.proxy.proxy_cli", "--config", "loadtests/compare/peers/litellm.yaml"),
                 *("--num_workers", "1", "--run_granian", "--telemetry", "False"),
             ),
             ready="/health/liveliness",
@@ -53,7 +53,7 @@ def gateways(stub: str) -> tuple[Peer, ...]:
         Peer(
             name="cascadeflow",
             package="cascadeflow",
-            command=("cascadeflow.server", "--mode", "agent", "--config", "loadtests/peers/cascadeflow.json"),
+            command=("cascadeflow.server", "--mode", "agent", "--config", "loadtests/compare/peers/cascadeflow.json"),
             ready="/health",
             path=CHAT,
             body=HINTED_REQUEST,

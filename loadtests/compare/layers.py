@@ -32,7 +32,7 @@ SETTLE_S = 2
 LAYERS = (
     ("model: tokens, forward, softmax", ("models/", "torch/", "tokenizers/")),
     ("queue in front of the model", ("service/batching/",)),
-    ("metrics", ("prometheus_client/", "service/telemetry/metrics.py")),
+    ("metrics", ("prometheus_client/", "service/telemetry/")),
     (
         "the way to the large model",
         ("service/remote/", "aiohttp/"),

@@ -82,14 +82,6 @@ def expectation(calibration: Calibration, threshold: float) -> Choice:
     return Choice(threshold, calibration.deferral_ratio(threshold), calibration.joint_accuracy(threshold))
 
 
-def best_joint_accuracy(calibration: Calibration, score: str) -> tuple[float, float]:
-    """(the highest joint accuracy that a threshold reaches on these items, its deferral ratio)."""
-    cuts = possible_cuts(calibration.confidence, score)
-    curve = _curve(calibration, cuts)
-    best = int(np.argmax(curve))
-    return float(curve[best]), float(cuts.deferred[best] / cuts.items)
-
-
 def _fewest(calibration: Calibration, accuracy: float, score: str, wanted: str) -> Choice:
     if calibration.large_correct is None:
         raise InputError("the calibration data do not know the large model: run `gatekeeper calibrate` with --large")

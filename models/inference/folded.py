@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.errors import BundleError
 from models.inference.exact import ExactLinear, largest, step_for, stepped
 
 MODEL_TYPE = "gatekeeper_text_net"
@@ -51,9 +52,14 @@ class FoldedTextNet:
 
     @classmethod
     def load(cls, directory: Path) -> "FoldedTextNet":
-        """From config.json and model.safetensors, as TextNet.save_pretrained writes them."""
+        """From config.json and model.safetensors, as TextNet.save_pretrained writes them.
+
+        Raises BundleError for weights that are no numbers: the whole multiples would be none either.
+        """
         config = json.loads((directory / "config.json").read_bytes())
         weights = {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
+        if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+            raise BundleError(f"{directory}: the model holds NaN or infinite numbers in {broken[0]}: it is damaged")
         return cls(weights, tuple(config["kernel_sizes"]), config["pad_token_id"])
 
     def __call__(self, input_ids: Tensor) -> Tensor:

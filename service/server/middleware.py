@@ -1,7 +1,6 @@
-"""What every request gets, as plain ASGI: an id, security headers, its time in the metrics, and while stopping a hint
-to go elsewhere.
+"""Gives every request an id, security headers, its time in the metrics and, while the service stops, a hint to leave.
 
-BaseHTTPMiddleware would cost as much as the rest of an accepted request.
+Plain ASGI: BaseHTTPMiddleware would cost as much as the rest of an accepted request.
 """
 
 import logging
@@ -32,9 +31,9 @@ NOT_KEPT = (*SECURITY, (b"cache-control", b"no-store"))  # answers that tell wha
 
 
 class RequestMiddleware:
-    """Outermost of ours. `routes` are the paths that may become a metric label; the rest is `other`.
+    """Our outermost middleware. A path of `routes` becomes a metric label; every other path counts as `other`.
 
-    What `sites` refuses is answered by `refuse`; health is for whoever asks.
+    `refuse` answers the requests that `sites` refuses. Anybody may ask for health.
     """
 
     def __init__(self, app: ASGIApp, *, routes: frozenset[str], access_log: bool, sites: Sites, refuse: Refuse) -> None:

@@ -48,6 +48,16 @@ def test_the_folded_net_is_the_net(widths: tuple[int, ...], tmp_path: Path) -> N
         torch.testing.assert_close(folded(ids), net(ids).logits, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["embedding.weight", "convolutions.1.weight", "classifier.weight", "classifier.bias"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_text_net_of_no_numbers_is_damaged(name: str, value: float, tmp_path: Path) -> None:
+    net = TextNet(TextNetConfig(num_labels=2, vocab_size=9, embedding_size=4, channels=4, kernel_sizes=(1, 3)))
+    net.state_dict()[name].view(-1)[0] = value
+    net.save_pretrained(tmp_path)
+    with pytest.raises(BundleError, match=f"NaN or infinite numbers in {name}: it is damaged"):
+        FoldedTextNet.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("channels", "convolutions", "size", "colours"),
     [((16, 32), 1, (28, 28), 1), ((8,), 2, (9, 13), 3), ((4, 8, 8), 3, (31, 17), 3), ((), 1, (3, 5), 1)],
