@@ -11,6 +11,8 @@ from support.processes import Service, admin, spawn, spawn_edge, stopping
 
 # Two workers share the cores: threads of torch that wait for each other in both would make a step ten times as slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As the commands set it. A test's first import decides: a warning would go to that test's stderr, closed long since.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @pytest.fixture(scope="session")
