@@ -177,6 +177,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield pair
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_edge_of_the_compose_file_works(pair: Pair) -> None:
     """With compose's environment the edge is an edge with its policy in Redis, and an admin API."""

@@ -32,6 +32,7 @@ def without_the_job(program: str, *arguments: str, directory: Path) -> "subproce
     return subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clinc150-small", "fashion-mnist-small"])
 def test_the_packaged_edges_run_without_the_job(name: str, bundles: Path, tmp_path: Path) -> None:
     done = without_the_job(CLASSIFY, str(bundles / name), directory=tmp_path)

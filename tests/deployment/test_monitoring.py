@@ -238,6 +238,7 @@ def prometheus(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield prometheus
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_every_query_has_an_answer(pair: Pair, prometheus: Prometheus) -> None:
     """Every panel, annotation and variable finds data, the numbers are those of the answers sent, no metric is foreign.

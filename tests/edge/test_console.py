@@ -166,6 +166,7 @@ def test_a_wrong_token_is_told_and_changes_nothing(own_edge: Service, api: httpx
     expect(page.get_by_role("button", name="Apply")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_the_token_stays_with_the_tab_until_forgotten(own_edge: Service, api: httpx.Client, operator: Operator) -> None:
     page = operator.signs_in(own_edge)
     page.reload()
@@ -176,6 +177,7 @@ def test_the_token_stays_with_the_tab_until_forgotten(own_edge: Service, api: ht
     assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [0, 0, ""]
 
 
+@pytest.mark.slow
 def test_a_change_by_somebody_else_meanwhile(own_edge: Service, api: httpx.Client, operator: Operator) -> None:
     """A page that has not seen it yet does not overwrite it; one that has goes on from there."""
     operator.may_see("412")
@@ -202,6 +204,7 @@ def test_a_change_by_somebody_else_meanwhile(own_edge: Service, api: httpx.Clien
     assert policy(api)["threshold"] == 0.9
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_told_and_heals(tmp_path: Path, large: Service, operator: Operator) -> None:
     edge = spawn_edge(tmp_path, large.url, port := free_port())
     with stopping(edge):
@@ -221,6 +224,7 @@ def test_a_lost_connection_is_told_and_heals(tmp_path: Path, large: Service, ope
             expect(page.locator("#change-message")).to_contain_text("is in force")
 
 
+@pytest.mark.slow
 def test_another_bundle_on_the_same_address(tmp_path: Path, bundles: Path, operator: Operator) -> None:
     """An open page forgets the draft and the history of the gate that is gone; both gates are at version 1."""
     edge = spawn_edge(tmp_path, NOBODY, port := free_port())
@@ -334,6 +338,7 @@ def test_everything_can_be_done_by_keyboard(own_edge: Service, api: httpx.Client
 SCREENS = [(1280, 800), (1440, 900), (390, 844)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), SCREENS)
 def test_the_page_fits_the_screen(
@@ -384,6 +389,7 @@ def test_the_bar_of_the_threshold_is_of_both_colours(own_edge: Service, api: htt
     assert meet == pytest.approx([meet[2]] * 3, abs=0.01)
 
 
+@pytest.mark.slow
 def test_calls_saved_are_counted_from_the_start(tmp_path: Path, large: Service, operator: Operator) -> None:
     """Beyond the last 1,000 items, without those that a request sent its own way; few items are called few."""
     edge = spawn_edge(tmp_path, large.url)
@@ -464,6 +470,7 @@ def test_try_it_says_who_answers_and_why(own_edge: Service, api: httpx.Client, o
     expect(page.locator("#answer")).to_have_text("Write a text first.")
 
 
+@pytest.mark.slow
 def test_the_live_ratio_follows_the_traffic(own_edge: Service, api: httpx.Client, operator: Operator) -> None:
     page = operator.opens(own_edge)
     for _ in range(4):
@@ -474,6 +481,7 @@ def test_the_live_ratio_follows_the_traffic(own_edge: Service, api: httpx.Client
     assert page.locator("#trend .live").get_attribute("d")
 
 
+@pytest.mark.slow
 def test_without_a_token_or_a_large_model_it_still_shows(tmp_path: Path, operator: Operator) -> None:
     """No admin API, nobody to defer to, API keys needed: the page says so and stays useful."""
     operator.may_see("401")
@@ -491,6 +499,7 @@ def test_without_a_token_or_a_large_model_it_still_shows(tmp_path: Path, operato
         expect(page.get_by_label("API key")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_with_an_admin_port_all_of_it_is_there(tmp_path: Path, large: Service, operator: Operator) -> None:
     """Also the box to try it, whose requests may only go where the page came from."""
     edge = spawn_edge(tmp_path, large.url, ADMIN_PORT=str(admin_port := free_port()))
@@ -513,6 +522,7 @@ def test_an_image_can_be_tried(image_edge: Service, tmp_path: Path, operator: Op
     expect(page.locator("#answer .who")).to_contain_text("model answered")
 
 
+@pytest.mark.slow
 def test_a_breaker_that_opens_is_seen(tmp_path: Path, operator: Operator) -> None:
     edge = spawn_edge(tmp_path, NOBODY, BREAKER_OPEN_S="60")
     with stopping(edge), httpx.Client(base_url=edge.url, timeout=20.0) as client:
@@ -529,6 +539,7 @@ def test_a_breaker_that_opens_is_seen(tmp_path: Path, operator: Operator) -> Non
         expect(page.locator("#shares-key .degraded")).not_to_have_text("degraded 0")
 
 
+@pytest.mark.slow
 def test_deferrals_that_degrade_are_seen_whatever_the_reason(tmp_path: Path, operator: Operator) -> None:
     """The breaker stays closed here: the page must not look well all the same."""
     edge = spawn_edge(tmp_path, NOBODY, BREAKER_FAILURES="1000")

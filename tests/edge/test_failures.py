@@ -170,6 +170,7 @@ def test_a_taken_port_and_a_bad_setting_are_told_in_one_line(edge: Service) -> N
     assert "REDIS_URL" in refused_start("--port", "0", REDIS_URL="nonsense")
 
 
+@pytest.mark.slow
 def test_beyond_its_queue_an_edge_refuses_and_goes_on(tmp_path: Path) -> None:
     """Far more than fits: each request is answered whole or refused with 429, and health stays responsive."""
     small_queue = {"MAX_ITEMS": "8", "MAX_QUEUE_ITEMS": "8", "MAX_BATCH_ITEMS": "1", "RUNNER": "thread"}

@@ -229,6 +229,7 @@ def test_the_document_of_a_guarded_edge_is_true(guarded: Guarded) -> None:
 # ---- other ways to run it
 
 
+@pytest.mark.slow
 def test_two_edges_count_one_key_together_and_outlive_redis(tmp_path: Path, large: Service) -> None:
     with RedisServer() as server:
         started = []
@@ -262,6 +263,7 @@ def test_two_edges_count_one_key_together_and_outlive_redis(tmp_path: Path, larg
             assert [edge.service.terminate() for edge in edges] == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_key_taken_out_of_the_file_is_refused_without_a_restart(tmp_path: Path, bundles: Path) -> None:
     """On the large-model service, whose variables have their own names."""
     path = tmp_path / "keys.json"

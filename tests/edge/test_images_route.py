@@ -77,6 +77,7 @@ PIXELS = np.concatenate([tiny_images(label, 20) for label in range(10)])
 FILE = png(PIXELS[0])
 
 
+@pytest.mark.slow
 def test_online_is_offline_to_the_last_bit(http: httpx.Client, small: Classifier) -> None:
     """PNG loses nothing, and the same arithmetic runs on both sides: in the same batches, the same floats."""
     for start in range(0, len(PIXELS), 32):

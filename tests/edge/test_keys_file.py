@@ -213,6 +213,7 @@ def shows(service: Service, sample: str) -> bool:
     return sample in httpx.get(f"{service.url}/metrics", timeout=20).text
 
 
+@pytest.mark.slow
 def test_a_key_that_root_removes_is_refused_by_a_service_of_another_user(
     edge: tuple[Service, Path, dict[str, str]],
 ) -> None:

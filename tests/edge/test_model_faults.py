@@ -45,6 +45,7 @@ def alive(edge: Service) -> bool:
     return httpx.get(f"{edge.url}/livez", timeout=5.0).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_hang_turns_livez_red_heals_by_itself_and_does_not_keep_the_process(edge: Service, hang_file: Path) -> None:
     reached = hang_file.with_name("hang.reached")
     with ThreadPoolExecutor(2) as pool:

@@ -81,6 +81,7 @@ def something_to_get_wrong(operation: schemathesis.schemas.APIOperation) -> bool
     return bool(operation.body or operation.query or operation.headers)
 
 
+@pytest.mark.slow
 def test_both_documents_have_every_operation(edge: Service, large: Service) -> None:
     for service, whole in ((edge, EDGE), (large, LARGE)):
         assert {(operation.method.upper(), operation.path) for operation in operations(service)} == whole

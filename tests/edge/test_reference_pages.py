@@ -100,6 +100,7 @@ def shows_its_operations(visitor: Visitor, base: str, path: str) -> None:
     assert [url for url in visitor.asked if not url.startswith((f"{base}/", "data:"))] == []
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("path", PATHS)
 def test_the_pages_need_nobody_else(edge: Service, large: Service, visitor: Visitor, path: str) -> None:
@@ -108,12 +109,14 @@ def test_the_pages_need_nobody_else(edge: Service, large: Service, visitor: Visi
         shows_its_operations(visitor, service.url, path)
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("path", PATHS)
 def test_the_pages_work_behind_a_prefix(proxy: str, visitor: Visitor, path: str) -> None:
     shows_its_operations(visitor, proxy, path)
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_request_can_be_tried_behind_a_prefix(proxy: str, visitor: Visitor) -> None:
     """Swagger UI sends it to where the page came from, prefix and all."""

@@ -103,6 +103,7 @@ def test_an_edge_that_is_its_own_large_model_says_so_and_does_not_ask_itself(tmp
     assert endpoint["is_self"]
 
 
+@pytest.mark.slow
 def test_what_the_edge_takes_it_can_forward(tmp_path: Path, bundles: Path) -> None:
     """As escapes, 2.2 MB of Chinese would be 4.5 MB, and the large model takes 4 MiB."""
     documents = [f"{number} {'请把我的酒店预订改到下周并告诉我价格' * 420}"[:7_500] for number in range(100)]

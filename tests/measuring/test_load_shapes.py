@@ -109,6 +109,7 @@ def no_row(stdout: str) -> int:
     return int(found[1].replace(",", "")) if found else 0
 
 
+@pytest.mark.slow
 def test_a_steady_run_of_images_counts_what_the_edge_counts(pair: Pair, tmp_path: Path) -> None:
     before = counted(pair.edge)
     run = run_shape(pair, tmp_path, "--shape", "steady", seconds="2")
@@ -419,6 +420,7 @@ class Keyed(Liar, BaseHTTPRequestHandler):
         return (EASY_LABELS | HARD_LABELS)[text]
 
 
+@pytest.mark.slow
 def test_the_joint_accuracy_is_that_of_the_answers_and_a_key_is_sent(tmp_path: Path) -> None:
     asked: Counter[str] = Counter()
     with serving(type("Counting", (Keyed,), {"asked": asked})) as url:

@@ -127,6 +127,7 @@ def processes_that_mention(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_deferral_ratio_that_the_edge_counted(lone_edge: Service, tmp_path: Path) -> None:
     before = counted(lone_edge)
     run = start(
@@ -147,6 +148,7 @@ def test_a_run_reports_the_deferral_ratio_that_the_edge_counted(lone_edge: Servi
     assert float(rows["easy"]["deferral_ratio"]) < 0.5 < float(rows["odd"]["deferral_ratio"])
 
 
+@pytest.mark.slow
 def test_with_workers_the_ratio_is_over_the_items_of_all_of_them(lone_edge: Service, tmp_path: Path) -> None:
     port = str(free_port())
     run = start(
@@ -172,6 +174,7 @@ def test_a_url_where_nothing_answers_is_one_clear_line_and_exit_code_2() -> None
     assert re.fullmatch(r"loadtest: nothing answers at http://127\.0\.0\.1:\d+: .*`make serve`\n", run.stderr)
 
 
+@pytest.mark.slow
 def test_answers_that_break_the_contract_fail_the_run(liar: str, tmp_path: Path) -> None:
     run = start("loadtests.users.run", "--url", liar, "--users", "4", "--duration", "3", "--output", str(tmp_path))
     assert run.returncode == 1, run.stdout + run.stderr

@@ -104,6 +104,7 @@ def foreign_edge(tmp_path_factory: pytest.TempPathFactory) -> "object":
         yield edge, bundle
 
 
+@pytest.mark.slow
 def test_the_demo_asks_for_sentences_of_an_own_bundle_and_takes_them(
     foreign_edge: tuple[Service, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +126,7 @@ def test_the_demo_asks_for_sentences_of_an_own_bundle_and_takes_them(
     assert "threshold  deferral ratio\n" in shown.out
 
 
+@pytest.mark.slow
 def test_a_load_test_of_foreign_labels_warns_and_measures_no_accuracy(
     foreign_edge: tuple[Service, Path], tmp_path: Path
 ) -> None:

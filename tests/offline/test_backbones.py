@@ -69,6 +69,7 @@ def test_a_pretrained_model_becomes_a_bundle(tmp_path: Path, bert: Path, data: t
     assert again.confidence == pytest.approx(prediction.confidence, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_into_the_bundle(tmp_path: Path, bert: Path, data: tuple[str, ...]) -> None:
     adapted = (*data, "--model", bert, *QUICK, "--lora-rank", 4)
     assert tune(*adapted, "--output", tmp_path / "one") == 0

@@ -99,6 +99,7 @@ def test_images_are_classified_without_transformers_as_with_it(bundles: Path, na
     assert np.array_equal(logits([classifier.prepare(image) for image in images]), logits(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clinc150-small", "fashion-mnist-small"])
 def test_the_packaged_small_models_start_without_transformers(bundles: Path, name: str) -> None:
     code = (

@@ -21,6 +21,7 @@ from models.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     """At once, not after half a minute of tries. Port 9 of this machine stands for a network that is down."""
     code = "from models.data.datasets import load_dataset; load_dataset('owner/name', None)"

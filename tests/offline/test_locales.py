@@ -105,6 +105,7 @@ def test_what_a_terminal_lacks_is_printed_escaped(tmp_path: Path, locale: dict[s
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_went_away_and_a_full_disk_end_without_a_traceback(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [(0.5, 1), (0.6, 0)], ("confidence", "small_correct"))
     reader, writer = os.pipe()

@@ -132,6 +132,7 @@ def long_texts(path: Path, **columns: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_table_of_too_many_rows_is_refused_before_it_is_read(tmp_path: Path, capsys: Said, bundles: Path) -> None:
     table = repeated(tmp_path / "p.parquet", 100_000_000, confidence=0.5, small_correct=1.0)
     says = "has 100,000,000 rows or values in a column; the most is 10,000,000"
@@ -226,6 +227,7 @@ def test_a_huge_manifest_is_not_read(tmp_path: Path, capsys: Said) -> None:
     assert "it is larger than 16 MiB" in line_of(capsys, "calibrate", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_edge_does_not_start_with_such_a_bundle(tmp_path: Path, bundles: Path) -> None:
     small = bundles / "clinc150-small"
     (tmp_path / "deep").mkdir()
@@ -441,6 +443,7 @@ def test_an_endless_answer_is_cut(evaluate: list[str | Path], capsys: Said, monk
         assert "answered more than 1 MiB" in failed(capsys, "demo", "--url", url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [HEAD, b"HTTP/1.1 200 OK\r\nx-slow: "])
 def test_an_answer_that_drips_is_given_up(
     evaluate: list[str | Path], capsys: Said, monkeypatch: pytest.MonkeyPatch, head: bytes

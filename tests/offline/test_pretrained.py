@@ -58,6 +58,7 @@ def test_a_fine_tuned_one_is_imported_and_answers(tmp_path: Path, kind: str) -> 
     check_answers(bundle.directory, KINDS[kind].tokenizer is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MOST_SLOWLY)
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_base_model_is_tuned_and_answers(tmp_path: Path, kind: str, rank: int) -> None:

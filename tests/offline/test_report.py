@@ -283,6 +283,7 @@ def certified(of: str, target: float, predictions: Predictions, threshold: float
     return next((told for told in page.contents["p"] if told.startswith("The certificate promises")), "")
 
 
+@pytest.mark.slow
 def test_a_certificate_above_the_measured_value_is_explained() -> None:
     """Within chance: how often a test of so many items would come out so low. Far below: what to do."""
     birds_ = birds()
@@ -300,6 +301,7 @@ def test_a_certificate_above_the_measured_value_is_explained() -> None:
     assert "calibrate anew" in far
 
 
+@pytest.mark.slow
 def test_each_measure_of_a_certificate_has_its_items() -> None:
     birds_ = birds()
     accepted = int((birds_.confidence >= 0.7).sum())
@@ -315,6 +317,7 @@ def test_each_measure_of_a_certificate_has_its_items() -> None:
 # ---- unusual data
 
 
+@pytest.mark.slow
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     names = (HOSTILE, "a$b$_{c}", "x" * 300, "مرحبا بالعالم", "日本語", "👩‍👩‍👧 \u202eleft\x00\ud800")
     predictions = replace(birds(names=names), items=tuple(f"{HOSTILE} \u202e\x00\ud800 {row}" for row in range(400)))

@@ -106,6 +106,7 @@ def answers(seed: int, skill: float, accuracy: float, count: int = 600) -> Answe
     return Answers(logits, labels, large)
 
 
+@pytest.mark.slow
 def test_the_alpha_that_gains_is_chosen_and_one_that_only_loses_is_refused() -> None:
     def models(skill: float, accuracy: float) -> list[Answers]:
         return [answers(seed, skill, accuracy) for seed in (0, 1)]
@@ -169,6 +170,7 @@ def test_a_temperature_changes_no_answer_and_a_learned_gate_is_fitted_on_calibra
     assert not np.array_equal(one.confidence("post-hoc head", "test"), swapped.confidence("post-hoc head", "test"))
 
 
+@pytest.mark.slow
 def test_where_both_models_know_something_a_merged_answer_is_better_than_either() -> None:
     """Two models that guess independently: the large one's doubt is settled by the small one."""
     generator = np.random.default_rng(0)

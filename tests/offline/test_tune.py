@@ -146,6 +146,7 @@ def test_a_target_is_certified_or_said_to_be_out_of_reach(
         assert one_line(complaint) == complaint.strip()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path, bundle: Path, texts: tuple[str, ...]) -> None:
     for name, seed in (("again", "1"), ("other", "0")):
         assert main(["tune", *texts, *QUICK, "--output", str(tmp_path / name), "--seed", seed]) == 0
@@ -154,6 +155,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, bundle: Path, text
     assert load_bundle(tmp_path / "other").gate_digest != first
 
 
+@pytest.mark.slow
 def test_images_are_tuned_and_judged_alone_as_in_a_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data_dir = write_tiny_fashion_mnist(tmp_path / "data")
     data = ("--data", "fashion-mnist", "--data-dir", data_dir)
@@ -179,6 +181,7 @@ def test_images_are_tuned_and_judged_alone_as_in_a_batch(tmp_path: Path, capsys:
     assert "small-cnn" in one_line(complaint)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_stage_one_once_and_keeps_what_is_done(
     tmp_path: Path, texts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +240,7 @@ def test_the_large_model_can_teach_both_stages(tmp_path: Path, bundle: Path, tex
     assert manifest.training["loss"]["alignment"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_level_is_tuned_on_what_the_level_before_defers(
     tmp_path: Path, bundle: Path, texts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +275,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(
     tmp_path: Path, bundle: Path, texts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +324,7 @@ def test_a_kill_in_the_middle_of_a_save_costs_one_interval(
     assert load_bundle(tmp_path / "one").gate_digest == load_bundle(bundle).gate_digest
 
 
+@pytest.mark.slow
 def test_what_is_not_ours_is_never_removed(tmp_path: Path, bundle: Path, texts: tuple[str, ...]) -> None:
     work = tmp_path / "sweep" / "work"
     work.mkdir(parents=True)

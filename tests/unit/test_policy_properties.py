@@ -246,6 +246,7 @@ class Replicas(RuleBasedStateMachine):
             assert replica.health == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_replicas_agree_and_never_show_an_older_policy(new_run: Callable[[], Run], depth: settings) -> None:
     run_state_machine_as_test(lambda: Replicas(new_run), settings=depth)

@@ -209,6 +209,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert newest.version == self.highest(name) == self.run(store.next_version(name)) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_store_keeps_what_it_acknowledged_and_refuses_what_is_stale(
     new_run: Callable[[], Run], depth: settings

@@ -94,6 +94,7 @@ async def test_a_refusal_says_when_to_come_back_and_what_is_left(redis_url: str 
         assert "10 items in 3,600 s" in refused.value.detail
 
 
+@pytest.mark.slow
 async def test_who_waits_as_told_gets_in(redis_url: str | None) -> None:
     async with opened(redis_url) as limits:
         who = caller("patient", items=4, window_s=1)

@@ -59,6 +59,7 @@ def test_all_else_goes_the_usual_way(data: bytes) -> None:
     assert shed(data, 1) is None
 
 
+@pytest.mark.slow
 async def test_an_overloaded_edge_refuses_some_answers_the_rest_and_keeps_its_connections(tmp_path: Path) -> None:
     """Sixty at once to a model that is too slow for them: 200 or 429 each, then all is as before."""
     edge = spawn_edge(

@@ -140,6 +140,7 @@ def page_of_another_site(script: str) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
 @pytest.mark.timeout(120)
 def test_a_browser_on_another_page_spends_nothing_here(tmp_path: Path, large: Service) -> None:
