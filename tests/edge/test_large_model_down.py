@@ -10,7 +10,7 @@ from support.answers import problem
 from support.load import EASY, ODD, Load, output
 from support.processes import Service, admin, eventually, free_port, spawn, spawn_edge, stopping
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,6 @@ def revive(larges: list[Service]) -> None:
     larges[-1].wait_ready()
 
 
-@pytest.mark.slow
 def test_the_large_model_killed_under_load_fails_no_request_and_deferral_resumes(
     own_pair: tuple[Service, list[Service]],
 ) -> None:
@@ -56,7 +55,6 @@ def test_the_large_model_killed_under_load_fails_no_request_and_deferral_resumes
         assert "gatekeeper_remote_breaker_open 0.0" in metrics
 
 
-@pytest.mark.slow
 def test_under_fail_each_affected_request_gets_503_and_the_others_are_answered(
     own_pair: tuple[Service, list[Service]],
 ) -> None:

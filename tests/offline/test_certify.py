@@ -158,8 +158,11 @@ def simulate(population: Population, choose: Callable[[Calibration, Calibration]
 @pytest.mark.parametrize(
     "make",
     [
-        *(crossing, selective, loss),
-        *(pytest.param(make, marks=pytest.mark.slow) for make in (not_monotone, dip, ties, graded, graded_loss)),
+        crossing,
+        *(
+            pytest.param(make, marks=pytest.mark.slow)
+            for make in (selective, loss, not_monotone, dip, ties, graded, graded_loss)
+        ),
     ],
 )
 def test_the_guarantee_is_broken_in_at_most_one_draw_in_twenty(make: Callable[[], Population]) -> None:

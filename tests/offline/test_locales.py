@@ -89,11 +89,9 @@ def test_a_bundle_with_labels_of_any_script_is_written_and_read_under_any_locale
 
 @pytest.mark.parametrize(
     "locale",
-    [
-        pytest.param(ASCII, id="ASCII"),
-        pytest.param({"PYTHONIOENCODING": "latin-1"}, id="Latin-1", marks=pytest.mark.slow),
-    ],
+    [pytest.param(ASCII, id="ASCII"), pytest.param({"PYTHONIOENCODING": "latin-1"}, id="Latin-1")],
 )
+@pytest.mark.slow
 def test_what_a_terminal_lacks_is_printed_escaped(tmp_path: Path, locale: dict[str, str]) -> None:
     write_csv(tmp_path / "перевод.csv", [(0.5, 1), (0.6, 0)], ("confidence", "small_correct"))
     code, printed, said = ran(tmp_path, "evaluate", "--predictions", "перевод.csv", locale=locale)

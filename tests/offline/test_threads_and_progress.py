@@ -27,13 +27,9 @@ print("threads", torch.get_num_threads(), code)
 
 @pytest.mark.parametrize(
     ("variable", "option", "threads"),
-    [
-        (None, None, 1),
-        pytest.param(None, "2", 2, marks=pytest.mark.slow),
-        pytest.param("2", None, 2, marks=pytest.mark.slow),
-        pytest.param("2", "1", 1, marks=pytest.mark.slow),
-    ],
+    [(None, None, 1), (None, "2", 2), ("2", None, 2), ("2", "1", 1)],
 )
+@pytest.mark.slow
 def test_one_thread_unless_more_are_asked_for(
     tmp_path: Path, bundles: Path, variable: str | None, option: str | None, threads: int
 ) -> None:
