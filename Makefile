@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # A bar for each download where somebody looks at it.
 PIP    := $(BIN)/python -m pip install $$(test -t 2 || echo --quiet) --disable-pip-version-check -c constraints.txt
+# With bytecode, whatever the environment says: to compile the tests anew takes each worker ten seconds.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 LARGE  := models/bundles/clinc150-large
 SMALL  := models/bundles/clinc150-small
 LARGE_IMAGES := models/bundles/fashion-mnist-large
@@ -41,10 +43,10 @@ demo: $(READY) ## sentences through a running pair
 	@$(BIN)/gatekeeper demo
 
 test: $(READY) ## unit, contract and end-to-end tests, with real processes
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 faults: $(READY) ## every fault of docs/faults.md, with real processes; prints its table
-	@$(BIN)/python -m pytest -m fault $(ARGS)
+	@$(PYTEST) -m fault $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
