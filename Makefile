@@ -59,8 +59,9 @@ bench: $(READY) ## the edge beside other servers and gateways, which it installs
 bench-quick: $(READY) ## the edge beside a bare FastAPI route and a direct call, nothing else (needs wrk)
 	@$(BIN)/python -m loadtests.compare.bench --skip-peers $(ARGS)
 
-bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; a million rows evaluated and calibrated
+bench-job: $(READY) ## a Gatekeeper step beside a cross-entropy step; the fused token loss beside the dense; a million rows
 	@$(BIN)/python -m models.study.cost steps $(ARGS)
+	@$(BIN)/python -m models.study.cost tokens $(ARGS)
 	@$(BIN)/python -m models.study.cost rows $(ARGS)
 
 layers: $(READY) ## where the time of one request goes, layer by layer (needs wrk)

@@ -4,6 +4,8 @@
     model.safetensors ...  runtime `transformers`: what the Auto classes load, and the tokenizer.json (text) or
                            preprocessor_config.json (images) beside it
     head.safetensors       runtime `head`: a linear head on a frozen base that is not in the bundle
+    adapter_model.safetensors, adapter_config.json
+                           runtime `peft`: a LoRA adapter on a frozen base that is not in the bundle; texts written
     calibration.parquet    one row per item of the calibrate split: confidence, small_correct, large_correct
     selection.parquet      the same of the select split, from which a certificate learns its order
     README.md              the model card
@@ -25,11 +27,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 
 from models.errors import BundleError, InputError
 from models.files import MIB, read_json
+from models.generation import TEXT_SCORE_RANGES, TEXT_TASKS, Generation, TextTask
 from models.operating_points import deferral_ratio, joint_accuracy
 from models.parquet import read_parquet
 from models.replacing import exchange, linked, tree_to_disk
@@ -46,13 +49,20 @@ MOST_MANIFEST_BYTES = 16 * MIB
 MOST_JSON_BYTES = 256 * MIB  # of a tokenizer, the largest of the files that are read as JSON
 CALIBRATION_COLUMNS = ("confidence", "small_correct", "large_correct")
 # What confidences and thresholds of each score lie between (confidence.py).
-SCORE_RANGES = {"max_softmax": (0.0, 1.0), "margin": (0.0, 1.0), "negative_entropy": (-1.0, 0.0), "energy": (-1e6, 1e6)}
+LABEL_SCORE_RANGES = {
+    "max_softmax": (0.0, 1.0),
+    "margin": (0.0, 1.0),
+    "negative_entropy": (-1.0, 0.0),
+    "energy": (-1e6, 1e6),
+}
+SCORE_RANGES = LABEL_SCORE_RANGES | TEXT_SCORE_RANGES
 ENCODERS = {"text-classification": "tokenizer.json", "image-classification": "preprocessor_config.json"}
-WEIGHTS = {"transformers": "model.safetensors", "head": "head.safetensors"}
+WEIGHTS = {"transformers": "model.safetensors", "head": "head.safetensors", "peft": "adapter_model.safetensors"}
 
 
 class Base(BaseModel):
-    """A frozen model that a head stands on: files of an installed package, or a hub id where there is a network."""
+    """A frozen model that a head or an adapter stands on: files of an installed package, what `gatekeeper fetch` has
+    converted, or a hub id where there is a network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,6 +70,7 @@ class Base(BaseModel):
     directory: str = Field("", description="where in the package the model lies")
     distribution: str | None = Field(None, description="what to install, for the error message")
     hub_id: str | None = None
+    fetch: str | None = Field(default=None, description="its name for `gatekeeper fetch`")
     weights_sha256: str
     tokenizer_sha256: str
 
@@ -71,15 +82,16 @@ class Manifest(BaseModel):
 
     format_version: Literal[1]
     name: str = Field(pattern=f"^{NAME}$")
-    task: Task
-    runtime: Literal["transformers", "head"]
-    labels: tuple[str, ...] = Field(min_length=2)
-    score: Literal["max_softmax", "margin", "negative_entropy", "energy"]
+    task: Task | TextTask
+    runtime: Literal["transformers", "head", "peft"]
+    labels: tuple[str, ...] = Field((), description="two or more; none of a model that writes text")
+    score: str
     temperature: float = Field(gt=0, allow_inf_nan=False)
     default_threshold: float = Field(allow_inf_nan=False)
     dtype: Literal["float32"]
     max_tokens: int | None = Field(None, ge=1, description="a longer text is cut to this many tokens; texts only")
     base: Base | None = None
+    generation: Generation | None = Field(None, description="of a model that writes text")
     alpha: float | None = None
     loss: str | None = None
     seed: int | None = None
@@ -99,6 +111,25 @@ class Manifest(BaseModel):
         if len(set(labels)) != len(labels):
             raise ValueError("two labels are the same")
         return labels
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it answers in text of its own, rather than with one of its labels."""
+        return self.task in TEXT_TASKS
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> "Manifest":
+        """A classifier has labels and their scores, a model that writes text its generation and those of answers."""
+        ranges = TEXT_SCORE_RANGES if self.writes_text else LABEL_SCORE_RANGES
+        if self.score not in ranges:
+            raise ValueError(f"score {self.score!r} is none of {self.task}; there is {', '.join(ranges)}")
+        if self.writes_text == (self.generation is None) or self.writes_text == bool(self.labels):
+            raise ValueError(f"{self.task} needs {'generation and no labels' if self.writes_text else 'labels'}")
+        if not self.writes_text and len(self.labels) < 2:
+            raise ValueError("labels: two or more are needed")
+        if self.score == "quantile_rule" and (self.generation is None or self.generation.rule is None):
+            raise ValueError("score quantile_rule needs generation.rule: calibrate the bundle")
+        return self
 
 
 @dataclass(frozen=True)
@@ -189,6 +220,8 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
         raise BundleError(f"{directory / MANIFEST}: runtime {manifest.runtime} needs {WEIGHTS[manifest.runtime]}")
     if manifest.runtime == "head" and (manifest.base is None or manifest.task != "text-classification"):
         raise BundleError(f"{directory / MANIFEST}: runtime head needs a base and classifies texts")
+    if manifest.runtime == "peft" and (manifest.base is None or not manifest.writes_text):
+        raise BundleError(f"{directory / MANIFEST}: runtime peft needs a base and writes text")
     if manifest.task == "text-classification" and manifest.max_tokens is None:
         raise BundleError(f"{directory / MANIFEST}: text-classification needs max_tokens")
     for name, expected in manifest.files.items():
@@ -196,7 +229,7 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
         if Path(name).name != name:
             raise BundleError(f"{directory / MANIFEST}: {name!r} is not a plain file name")
         _check_file(path, expected)
-    encoder = ENCODERS[manifest.task]
+    encoder = ENCODERS.get(manifest.task, "tokenizer.json")
     if manifest.runtime == "transformers" and encoder not in manifest.files:
         raise BundleError(f"{directory / MANIFEST}: {manifest.task} needs {encoder}")
 
@@ -216,9 +249,11 @@ def _check_file(path: Path, expected: str) -> None:
 
 def gate_digest(manifest: Manifest) -> str:
     """What a threshold belongs to: sha256 over all that decides a confidence, as canonical JSON."""
+    if manifest.writes_text:
+        return _digest(_of_drafts(manifest) | {"score": manifest.score, "rule": _rule(manifest)})
     own = manifest.files
     base = manifest.base
-    document = {
+    document: dict[str, Any] = {
         "weights": [own[WEIGHTS[manifest.runtime]], own.get("config.json"), base and base.weights_sha256],
         "tokenizer": base.tokenizer_sha256 if base else own.get(ENCODERS[manifest.task]),
         "max_tokens": manifest.max_tokens,
@@ -228,6 +263,32 @@ def gate_digest(manifest: Manifest) -> str:
         "runtime": manifest.runtime,
         "dtype": manifest.dtype,
     }
+    return _digest(document)
+
+
+def draft_digest(manifest: Manifest) -> str:
+    """What the answers of a model that writes text belong to: all of the gate digest but the choice of a score."""
+    return _digest(_of_drafts(manifest))
+
+
+def _of_drafts(manifest: Manifest) -> dict[str, Any]:
+    assert manifest.generation is not None  # Manifest has checked it
+    return {
+        "files": {name: digest for name, digest in manifest.files.items() if name not in {CALIBRATION, SELECTION}},
+        "base": manifest.base and [manifest.base.weights_sha256, manifest.base.tokenizer_sha256],
+        "generation": manifest.generation.model_dump(exclude={"rule"}),
+        **{name: getattr(manifest, name) for name in ("task", "runtime", "dtype", "temperature")},
+    }
+
+
+def _rule(manifest: Manifest) -> Any:
+    """The quantile rule, where it is the score."""
+    if manifest.score != "quantile_rule" or manifest.generation is None or manifest.generation.rule is None:
+        return None
+    return manifest.generation.rule.model_dump()
+
+
+def _digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -134,7 +134,7 @@ class LargeTable:
             )
         given = [answer for answer in found if answer is not None]
         if table.value == "large_correct":
-            return self._grades(given)
+            return grades(self.path, given)
         self._check_labels(given, data.labels)
         return np.array([float(answer == data.labels[label]) for answer, label in zip(given, part.labels, strict=True)])
 
@@ -157,7 +157,7 @@ class LargeTable:
         return self._table
 
     def _read_anew(self, data: LabelledDataset) -> _Table:
-        names = _column_names(self.path)
+        names = column_names(self.path)
         values = [*VALUES, *([self._columns.label] if self._columns.label not in VALUES else [])]
         value = next((name for name in values if name in names), "label")
         keys = [self._columns.text, "text"] if data.task == "text-classification" else ["file"]
@@ -205,14 +205,6 @@ class LargeTable:
         near = sum(" ".join(str(part.inputs[position]).split()).casefold() in loose for position in missing)
         return f"; {near:,} of them would match but for white space or capitals" if near else ""
 
-    def _grades(self, given: Sequence[str]) -> Floats:
-        try:
-            return np.array([_grade(answer) for answer in given])
-        except ValueError as error:
-            raise InputError(
-                f"{self.path}: large_correct holds {error.args[0]!r}, which is not 0, 1 or between"
-            ) from None
-
     def _check_labels(self, given: Sequence[str], labels: Sequence[str]) -> None:
         foreign = Counter(answer for answer in given if answer not in set(labels))
         if not foreign:
@@ -232,6 +224,14 @@ def _sha256(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise InputError(f"--large {path} cannot be read: {error.strerror}") from error
+
+
+def grades(path: Path, given: Sequence[str]) -> Floats:
+    """The column large_correct as numbers, (N,). Raises InputError."""
+    try:
+        return np.array([_grade(answer) for answer in given])
+    except ValueError as error:
+        raise InputError(f"{path}: large_correct holds {error.args[0]!r}, which is not 0, 1 or between") from None
 
 
 def _grade(answer: str) -> float:
@@ -257,7 +257,7 @@ def _suffix(where: str, known: dict[str | tuple[str, str], str]) -> str:
     return next((end for end in ends if end in known), where)
 
 
-def _column_names(path: Path) -> Sequence[str]:
+def column_names(path: Path) -> Sequence[str]:
     """The columns of a table; none where it cannot be read, which its reader will say."""
     try:
         return list(_names(path))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.commands import text
 from models.commands.inputs import DataOptions, LevelOptions, add_data, add_large, add_level
 from models.commands.options import option, runs
 from models.commands.process import prepare_libraries, say, set_threads
@@ -31,6 +32,7 @@ class CalibrateOptions:
     output: Path | None
     fresh_data: bool
     write: bool
+    score: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,18 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
         "--fresh-data", action="store_true", help="--certainty on other data than the tuning's: none was trained on"
     )
     parser.add_argument("--write", action="store_true", help="make it the bundle's default threshold")
-    runs(parser, run, CalibrateOptions, TargetOptions, DataOptions, LevelOptions)
+    group = text.add_rows(parser, scorer=True)
+    group.add_argument("--score", metavar="S", help="what the gate compares from now on; default: the bundle's")
+    runs(parser, run, CalibrateOptions, TargetOptions, DataOptions, LevelOptions, text.RowsOptions)
 
 
-def run(options: CalibrateOptions, target: TargetOptions, source: DataOptions, level: LevelOptions) -> int:
+def run(
+    options: CalibrateOptions,
+    target: TargetOptions,
+    source: DataOptions,
+    level: LevelOptions,
+    rows: text.RowsOptions,
+) -> int:
     """Exit code 3: no threshold meets the target."""
     set_threads(source.threads)
     from models.bundle import check_output, copy_bundle, load_bundle
@@ -93,7 +103,7 @@ def run(options: CalibrateOptions, target: TargetOptions, source: DataOptions, l
     if source.data is not None and options.large is None and not options.forget_large:
         _refuse_to_forget(options.output or bundle.directory)
     if options.output is None:
-        return _calibrate(options, target, source, level, bundle, bundle.directory)
+        return _calibrate(options, target, source, level, rows, bundle, bundle.directory)
     if source.data is None and not options.write:
         raise InputError("--output needs something to write: --data, or a target and --write")
     output = options.output.resolve()
@@ -101,7 +111,7 @@ def run(options: CalibrateOptions, target: TargetOptions, source: DataOptions, l
     # What stands at the output is replaced by the finished bundle, or not at all.
     with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=output.parent) as scratch:
         copy = copy_bundle(bundle, Path(scratch) / output.name)
-        code = _calibrate(options, target, source, level, copy, options.output)
+        code = _calibrate(options, target, source, level, rows, copy, options.output)
         if code == 0 or source.data is not None:
             copy_bundle(load_bundle(copy.directory), output)
     return code
@@ -166,6 +176,7 @@ def _calibrate(
     target: TargetOptions,
     source: DataOptions,
     level: LevelOptions,
+    rows: text.RowsOptions,
     bundle: "Bundle",
     place: Path,
 ) -> int:
@@ -174,13 +185,7 @@ def _calibrate(
 
     prepare_libraries()
     if source.data is not None:
-        from models.calibration.calibrate import calibrate
-
-        large = source.open_large(options.large)  # first: reading the data may take a minute
-        data = source.load(level)
-        if target.certainty is not None:
-            _check_unseen(options, data.content_hash, bundle)
-        bundle = calibrate(bundle, data, large, say)
+        bundle = _calibrated(options, target, source, level, rows, bundle, place)
         say(f"wrote {place}/calibration.parquet (gate digest {bundle.gate_digest[:12]})")
         if bundle.manifest.calibrated_on != bundle.manifest.dataset_sha256:
             say("note: these are not the data that the bundle was tuned on: none of them may have been trained on")
@@ -200,6 +205,32 @@ def _calibrate(
         rewrite_bundle(bundle, changes, lambda _: None)
         say(f"{choice.threshold!r} is now the default threshold of {place}")
     return 0
+
+
+def _calibrated(
+    options: CalibrateOptions,
+    target: TargetOptions,
+    source: DataOptions,
+    level: LevelOptions,
+    rows: text.RowsOptions,
+    bundle: "Bundle",
+    place: Path,
+) -> "Bundle":
+    """With new calibration data."""
+    if bundle.manifest.writes_text:
+        prompts = text.load(source, level, rows)
+        if target.certainty is not None:
+            _check_unseen(options, prompts.content_hash, bundle)
+        return text.calibrate(bundle, place, prompts, options.large, rows, options.score)
+    from models.calibration.calibrate import calibrate
+
+    text.refuse_for_text(rows, ("rows", "scorer"))
+    text.refuse_for_text(options, ("score",))
+    large = source.open_large(options.large)  # first: reading the data may take a minute
+    data = source.load(level)
+    if target.certainty is not None:
+        _check_unseen(options, data.content_hash, bundle)
+    return calibrate(bundle, data, large, say)
 
 
 def _check_unseen(options: CalibrateOptions, calibrated_on: str | None, bundle: "Bundle") -> None:

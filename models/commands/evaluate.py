@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.commands import text
 from models.commands.inputs import DataOptions, LevelOptions, add_data, add_large, add_level, bundle_at
 from models.commands.options import numbers, runs
 from models.commands.process import prepare_libraries, say, set_threads
@@ -54,10 +55,11 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--thresholds", metavar="T,T,T", help="for --endpoint; default: for 10, 20 and 40 %% deferred")
     add_data(parser, required=False)
     add_level(parser, "; or that for --predictions, default: defer 20 %%")
-    runs(parser, run, EvaluateOptions, DataOptions, LevelOptions)
+    text.add_rows(parser, scorer=True)
+    runs(parser, run, EvaluateOptions, DataOptions, LevelOptions, text.RowsOptions)
 
 
-def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions) -> int:
+def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions, rows: text.RowsOptions) -> int:
     """Exit code 1: the endpoint decided otherwise than the offline evaluation."""
     set_threads(source.threads)
     _check(options, source)
@@ -65,6 +67,9 @@ def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions) -> i
         return _evaluate_table(options.predictions, options.output, level.threshold, source.seed)
     bundle = bundle_at(options.bundle)
     assert bundle is not None
+    if bundle.manifest.writes_text:
+        return _evaluate_text(options, source, level, rows, bundle)
+    text.refuse_for_text(rows, ("rows", "scorer"))
     large = source.open_large(options.large)
     data = source.load(level)
     prepare_libraries()
@@ -81,6 +86,20 @@ def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions) -> i
         write_card(bundle, data, evaluation.numbers, large)
     if options.endpoint is not None:
         return _compare_endpoint(options, options.endpoint, bundle, data, evaluation)
+    return 0
+
+
+def _evaluate_text(
+    options: EvaluateOptions, source: DataOptions, level: LevelOptions, rows: text.RowsOptions, bundle: "Bundle"
+) -> int:
+    text.refuse_for_text(options, ("endpoint", "write_card"))
+    data = text.load(source, level, rows)
+    prepare_libraries()
+    _make_output(options.output)
+    evaluation, about, done = text.evaluate(bundle, data, options.large, rows, source.seed)
+    _print_numbers(bundle.manifest.name, evaluation.numbers)
+    _write(options.output, evaluation, about)
+    done()
     return 0
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from models.training.tune import Recipe
 
 # Of the nets that start from nothing; the schedule's epochs are few for a few rows.
+MOST_TOKENS = 128  # of a text with a label
 MORE = f"; more where a net would have fewer than {FEWEST_STEPS[0]} and {FEWEST_STEPS[1]} steps in the two stages"
 # What a frozen model takes part in, or may be told without harm.
 OF_ANY_MODEL = {"model", "max_tokens", "image_size", "save_steps", "tensorboard"}
@@ -37,9 +38,9 @@ class TrainingOptions:
     learning_rate: float | None = None
     batch_size: int | None = None
     gradient_accumulation: int = 1
-    max_tokens: int = 128
+    max_tokens: int | None = None
     image_size: int | None = None
-    lora_rank: int = 0
+    lora_rank: int | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     save_steps: int | None = None
     tensorboard: Path | None = None
@@ -85,7 +86,9 @@ class TrainingOptions:
             model=self.model or (TEXT_NET if data.task == "text-classification" else SMALL_CNN),
             loss=Loss(name, self.alphas[0], self.strength, self.alignment),
             seed=seed,
-            shape=Shape(max_tokens=self.max_tokens, image_size=self.image_size, lora_rank=self.lora_rank),
+            shape=Shape(
+                max_tokens=self.max_tokens or MOST_TOKENS, image_size=self.image_size, lora_rank=self.lora_rank or 0
+            ),
             batch_size=self.batch_size,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -133,10 +136,15 @@ def add_training(parser: argparse.ArgumentParser, alpha: str = "0.5") -> "argpar
     form.add_argument(
         "--gradient-accumulation", type=int, default=1, metavar="N", help="micro-batches a step; default: %(default)s"
     )
-    form.add_argument("--max-tokens", type=int, default=128, metavar="N", help="a longer text is cut; default: 128")
+    form.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help=f"a longer text is cut, a longer prompt refused; default: {MOST_TOKENS}",
+    )
     form.add_argument("--image-size", type=int, metavar="N", help="of the nets; default: the data's own, or 64")
     form.add_argument(
-        "--lora-rank", type=int, default=0, metavar="R", help="adapt a pretrained model by LoRA; default: 0, not at all"
+        "--lora-rank", type=int, metavar="R", help="adapt a pretrained model by LoRA; default: 0, not at all"
     )
     form.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
     form.add_argument("--save-steps", type=int, metavar="N", help="a checkpoint each N steps; default: an epoch or 100")

@@ -1,10 +1,11 @@
 """`gatekeeper tune`: train a small model with the Gatekeeper loss and write its bundle, or a sweep's bundles."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.commands import text
 from models.commands.inputs import DataOptions, LevelOptions, add_data, add_level, bundle_at
 from models.commands.options import Lines, option, runs, seeds
 from models.commands.process import prepare_libraries, say, set_threads
@@ -58,14 +59,30 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     add_data(parser)
     add_level(parser)
-    runs(parser, run, TuneOptions, TrainingOptions, DataOptions, LevelOptions)
+    text.add_writing(parser)
+    runs(parser, run, TuneOptions, TrainingOptions, DataOptions, LevelOptions, text.RowsOptions, text.WritingOptions)
 
 
-def run(options: TuneOptions, training: TrainingOptions, source: DataOptions, level: LevelOptions) -> int:
+def run(
+    options: TuneOptions,
+    training: TrainingOptions,
+    source: DataOptions,
+    level: LevelOptions,
+    rows: text.RowsOptions,
+    writing: text.WritingOptions,
+) -> int:
     """Train and write; what was finished by an earlier run of the same command is kept."""
     set_threads(source.threads)
     alphas, chosen_seeds = training.alphas, seeds(options.seeds, source.seed)
     training.check()
+    if text.is_prompts(source.data):
+        prompts = text.load(source, level, rows)
+        bundles = text.tune(
+            training, writing, prompts, options.output, options.seeds, source.seed, restart=options.restart
+        )
+        return _say_written(bundles)
+    text.refuse_for_text(writing, ("max_new_tokens", "template", "stop", "extract", "normalize_kl"))
+    text.refuse_for_text(rows, ("rows",))
     data = source.load(level)
     prepare_libraries()
     if training.model == MINILM_NAME:
@@ -73,26 +90,32 @@ def run(options: TuneOptions, training: TrainingOptions, source: DataOptions, le
             raise InputError(f"{MINILM_NAME} is frozen and knows no alpha: no sweep")
         bundles = [_tune_frozen(options, training, data, chosen_seeds[0])]
     else:
-        from models.training.sweep import run_sweep
-        from models.training.tune import Teachers
+        bundles = _tune(options, training, data, chosen_seeds)
+    return _say_written(bundles)
 
-        recipe = training.recipe(data, source.seed)
-        _refuse_idle_options(training, recipe)
-        teachers = Teachers(bundle_at(training.distill_from), bundle_at(training.targets_from))
-        bundles = run_sweep(
-            data,
-            recipe,
-            alphas,
-            chosen_seeds,
-            options.output,
-            training.machine(),
-            say,
-            teachers=teachers,
-            restart=options.restart,
-        )
+
+def _say_written(bundles: "list[Bundle]") -> int:
     for bundle in bundles:
         say(f"wrote {bundle.directory} (gate digest {bundle.gate_digest[:12]}); next: gatekeeper calibrate")
     return 0
+
+
+def _tune(
+    options: TuneOptions, training: TrainingOptions, data: "LabelledDataset", chosen_seeds: list[int]
+) -> "list[Bundle]":
+    from models.training.sweep import run_sweep
+    from models.training.tune import Teachers, Tuning, open_tuning
+
+    recipe = training.recipe(data, chosen_seeds[0])
+    _refuse_idle_options(training, recipe)
+    teachers, machine = Teachers(bundle_at(training.distill_from), bundle_at(training.targets_from)), training.machine()
+
+    def opened(seed: int, work: Path) -> Tuning:
+        return open_tuning(data, replace(recipe, seed=seed), work, machine, say, teachers)
+
+    losses = {alpha: replace(recipe.loss, alpha=alpha) for alpha in training.alphas}
+    measures = ("accuracy", "auroc")
+    return run_sweep(opened, losses, chosen_seeds, options.output, say, measures=measures, restart=options.restart)
 
 
 def _tune_frozen(options: TuneOptions, training: TrainingOptions, data: "LabelledDataset", seed: int) -> "Bundle":

@@ -36,11 +36,7 @@ def open_csv(path: Path, columns: Columns, default_split: str) -> Opened:
 
     def records() -> Iterator[Record]:
         for where, cells in lines:
-            if len(cells) != len(names):
-                raise InputError(
-                    f"{where}: {len(cells)} cells where the header has {len(names)}; "
-                    "a text with commas must stand in double quotes"
-                )
+            _check_width(where, cells, names)
             values = [default_split if position is None else cells[position] for position in wanted]
             yield Record(where, *values)
 
@@ -62,9 +58,30 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
             yield where, cells
 
 
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(where it stands, cells by the header's names) of each row. Raises InputError."""
+    lines = _csv_lines(path)
+    _, header = next(lines)
+    names = [name.strip() for name in header]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path} has two columns {name!r}; rename one")
+    for where, cells in lines:
+        _check_width(where, cells, names)
+        yield where, dict(zip(names, cells, strict=True))
+
+
+def _check_width(where: str, cells: list[str], names: list[str]) -> None:
+    if len(cells) != len(names):
+        raise InputError(
+            f"{where}: {len(cells)} cells where the header has {len(names)}; "
+            "a text with commas must stand in double quotes"
+        )
+
+
 def open_jsonl(path: Path, columns: Columns, default_split: str) -> Opened:
     """Raises InputError, also for a later row when it is read."""
-    rows = _json_rows(path, columns)
+    rows = json_rows(path, example(columns))
     first = next(rows)  # a file without a line that is not blank was refused
     found = find(path, list(first[1]), columns)
 
@@ -84,7 +101,8 @@ def _and(
     yield from rows
 
 
-def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_rows(path: Path, like: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, the object) of each line. like: a line as it should be, for errors. Raises InputError."""
     # A line end cannot stand inside of a text of JSON, only as an escape.
     lines = _utf8(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
@@ -95,12 +113,12 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, An
             row = json.loads(line, object_pairs_hook=once_each, parse_int=_whole_number)
         except (ValueError, RecursionError) as error:
             if isinstance(error, json.JSONDecodeError) and (line.strip() == "{" or line.lstrip().startswith("[")):
-                said = f"{where}: an object or a list over several lines; write one object a line, {example(columns)}"
+                said = f"{where}: an object or a list over several lines; write one object a line, {like}"
                 raise InputError(said) from None
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise InputError(f"{where} is not valid JSON: {reason}") from None
         if not isinstance(row, dict):
-            raise InputError(f"{where} is not a JSON object; each line is one, such as {example(columns)}")
+            raise InputError(f"{where} is not a JSON object; each line is one, such as {like}")
         yield where, row
 
 

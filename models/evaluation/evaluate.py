@@ -82,17 +82,17 @@ def about_bundle(bundle: Bundle, data: LabelledDataset, large: LargeAnswers | No
     """What a report says of where its numbers come from."""
     manifest = bundle.manifest
     return {
-        "Small model": f"{manifest.name} ({_made(manifest)})",
+        "Small model": f"{manifest.name} ({made(manifest)})",
         "Large model": large.name if large else "unknown",
         "Data": f"{data.name}, test split of {len(data.test):,} items; {data.licence}",
         "Gate": f"{manifest.score} at temperature {manifest.temperature:g}, threshold {manifest.default_threshold:g}",
-        "Certificate": _certified(manifest.certificate),
+        "Certificate": certified(manifest.certificate),
         "Gate digest": bundle.gate_digest,
         "Bootstrap": f"200 resamples of the items, seed {seed}",
     }
 
 
-def _made(manifest: Manifest) -> str:
+def made(manifest: Manifest) -> str:
     """How its weights came about."""
     if manifest.loss is None:
         return "fine-tuned elsewhere" if "imported_from" in manifest.training else "of unknown origin"
@@ -100,7 +100,7 @@ def _made(manifest: Manifest) -> str:
     return f"loss {manifest.loss}{alpha}, seed {manifest.seed}"
 
 
-def _certified(certificate: dict[str, Any] | None) -> str:
+def certified(certificate: dict[str, Any] | None) -> str:
     if certificate is None:
         return "none: the threshold was not certified"
     return (
@@ -134,7 +134,7 @@ def _card(bundle: Bundle, data: LabelledDataset, headline: dict[str, float], lar
     calibrated = "calibrated" if CALIBRATION in manifest.files else "not calibrated"
     return f"""# {manifest.name}
 
-{manifest.task}, {len(manifest.labels)} labels, runtime `{manifest.runtime}`, {_made(manifest)}.
+{manifest.task}, {len(manifest.labels)} labels, runtime `{manifest.runtime}`, {made(manifest)}.
 {base}
 Trained on {manifest.dataset or "unknown data"}; {calibrated}. \
 Data of this measurement: {data.name}, {data.licence}.

@@ -87,6 +87,8 @@ class Classifier:
 def load_classifier(bundle: Bundle) -> Classifier:
     """The classifier of a bundle, on the CPU, in evaluation mode. Raises BundleError with the file's name."""
     manifest = bundle.manifest
+    if manifest.writes_text:
+        raise BundleError(f"{bundle.directory}: {manifest.name} does {manifest.task}, and a classifier is needed here")
     try:
         classifier = Classifier(manifest.labels, load_engine(bundle), manifest.temperature, manifest.score)
         _try_out(classifier)

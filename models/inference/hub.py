@@ -8,6 +8,7 @@ from huggingface_hub import snapshot_download
 
 from models.bundle import Base
 from models.errors import BundleError
+from models.inference.packaged import PACKAGED, locate
 
 # Of a hub repository only what a classifier is made of, and no pickle.
 PATTERNS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
@@ -42,7 +43,14 @@ def fetch(hub_id: str) -> Path:
 
 
 def locate_base(base: Base) -> Path:
-    """The directory of a base's files: the installed package's, else the hub's. Raises BundleError."""
+    """The directory of a base's files: what was fetched, the installed package's, else the hub's.
+
+    Raises BundleError.
+    """
+    if base.fetch is not None:
+        if base.fetch not in PACKAGED:
+            raise BundleError(f"the base {base.fetch!r} is none that `gatekeeper fetch` knows: {', '.join(PACKAGED)}")
+        return locate(base.fetch)
     if base.package is not None:
         spec = importlib.util.find_spec(base.package)  # of a top-level name this does not import it
         if spec is not None and spec.submodule_search_locations:

@@ -18,6 +18,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from models.bundle import SCORE_RANGES
 from models.data.splits import Inputs
 from models.errors import InputError
 from models.files import open_regular
@@ -28,7 +29,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 REQUIRED = ("confidence", "small_correct")
-SCORE_NAMES = ("max_softmax", "margin", "negative_entropy", "energy")
+SCORE_NAMES = tuple(SCORE_RANGES)
 CLASS_COLUMNS = ("label", "prediction")
 COLUMNS = (*REQUIRED, "large_correct", *SCORE_NAMES, *CLASS_COLUMNS, "text")
 # More names than this are answers in words, not classes: no picture of the deferred classes can be drawn of them.
@@ -36,6 +37,20 @@ MOST_CLASSES = 10_000
 MOST_CSV_BYTES = 4 * 1024**3
 LARGEST = 1e100  # a confidence beyond it has no variance, and no place on an axis, in double precision
 CLASSES_KEY = b"gatekeeper.classes"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model that writes text said to each of N prompts. reference: the answer that training teaches.
+
+    tokens: how many the answer has, (N,). entropy: of each of them, in nats; for the report only.
+    """
+
+    prompt_id: tuple[str, ...]
+    answer: tuple[str, ...]
+    reference: tuple[str, ...]
+    tokens: Ints
+    entropy: tuple[Floats, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class Predictions:
     label: Ints | None = None  # expected class
     prediction: Ints | None = None  # the small model's class
     items: Inputs | None = None  # the inputs, for the report only; never written
+    answers: Answers | None = None  # of a model that writes text
 
     def __post_init__(self) -> None:
         count = len(self.confidence)
@@ -100,6 +116,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     names = pa.array(predictions.classes or (), pa.string())
     for name, codes in {"label": predictions.label, "prediction": predictions.prediction}.items():
         columns[name] = None if codes is None else pa.DictionaryArray.from_arrays(codes.astype(np.int32), names)
+    if predictions.answers is not None:
+        columns |= {name: getattr(predictions.answers, name) for name in ("prompt_id", "answer", "reference", "tokens")}
     table = pa.table({name: column for name, column in columns.items() if column is not None})
     if predictions.classes is not None:
         table = table.replace_schema_metadata({CLASSES_KEY: json.dumps(predictions.classes)})

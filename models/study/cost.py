@@ -1,6 +1,7 @@
-"""What the offline job costs, as two tables.
+"""What the offline job costs, as three tables.
 
     python -m models.study.cost steps      a training step with the Gatekeeper loss beside one with cross-entropy
+    python -m models.study.cost tokens     the fused loss of an answer's tokens beside the dense one (token_cost.py)
     python -m models.study.cost rows       evaluate and calibrate a table of a million rows
 
 The two losses take turns, step by step, on the same batch; a ratio is the median over the rounds of the ratio of
@@ -28,6 +29,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from models.bundle import CALIBRATION, SELECTION, Calibration, load_bundle, rewrite_bundle, write_calibration
 from models.inference.architectures import SmallCNN, SmallCNNConfig, TextNet, TextNetConfig
+from models.study.token_cost import run_tokens
 from models.training.losses import Loss, Targets
 
 PACKAGED = Path(__file__).parent.parent / "bundles" / "clinc150-small"
@@ -162,12 +164,13 @@ def _process(*arguments: str) -> tuple[float, float]:
 def main() -> None:
     """Run one of the tables."""
     parser = argparse.ArgumentParser("python -m models.study.cost", description=__doc__)
-    parser.add_argument("table", choices=("steps", "rows"))
+    parser.add_argument("table", choices=("steps", "tokens", "rows"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000_000)
     arguments = parser.parse_args()
     tables: dict[str, Callable[[], None]] = {
         "steps": lambda: run_steps(arguments.rounds),
+        "tokens": lambda: run_tokens(arguments.rounds),
         "rows": lambda: run_rows(arguments.rounds, arguments.rows),
     }
     tables[arguments.table]()

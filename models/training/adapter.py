@@ -12,14 +12,24 @@ from models.errors import InputError
 
 
 def with_adapter(model: PreTrainedModel, fresh: Iterable[str], rank: int) -> PreTrainedModel:
-    """The model with an adapter of this rank. fresh: parameters that the checkpoint lacks. Raises InputError."""
+    """A classifier with an adapter of this rank. fresh: parameters that the checkpoint lacks. Raises InputError."""
+    return _adapted(model, rank, trained_whole(model, fresh))
+
+
+def with_text_adapter(model: PreTrainedModel, rank: int) -> PreTrainedModel:
+    """A model that writes text with an adapter of this rank; its output layer stays as it is. Raises InputError."""
+    head = model.get_output_embeddings()
+    return _adapted(model, rank, [], [name for name, module in model.named_modules() if module is head])
+
+
+def _adapted(model: PreTrainedModel, rank: int, whole: list[str], left: Collection[str] = ()) -> PreTrainedModel:
+    """whole: modules that are trained as they are; left: those that are not trained."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415  a second to import, for those who ask for it
 
-    whole = trained_whole(model, fresh)
     adapted = {
         name: isinstance(module, Conv1D)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and not _lies_in(name, whole)
+        if isinstance(module, nn.Linear | Conv1D) and not _lies_in(name, [*whole, *left])
     }
     if not adapted:
         raise InputError(

@@ -6,6 +6,8 @@ from typing import Any
 
 from models.bundle import CARD
 from models.data.datasets import LabelledDataset
+from models.data.prompts.examples import PromptDataset
+from models.training.stage import Machine, world
 
 
 def manifest_fields(name: str, data: LabelledDataset, seed: int, max_tokens: int | None) -> dict[str, Any]:
@@ -26,13 +28,22 @@ def manifest_fields(name: str, data: LabelledDataset, seed: int, max_tokens: int
     }
 
 
-def write_first_card(directory: Path, name: str, data: LabelledDataset) -> None:
+def write_first_card(directory: Path, name: str, data: LabelledDataset | PromptDataset) -> None:
     """The model card of a bundle that nobody has measured yet."""
     (directory / CARD).write_text(
         f"# {name}\n\nTuned on {data.name} ({data.licence}). Not evaluated yet: run `gatekeeper evaluate "
         "--write-card`.\n",
         encoding="utf-8",
     )
+
+
+def circumstances(machine: Machine) -> dict[str, Any]:
+    """What shapes the weights besides the recipe."""
+    return {
+        "precision": machine.precision,
+        "gradient_accumulation": machine.gradient_accumulation,
+        "processes": world()[1],
+    }
 
 
 def code_commit() -> str | None:

@@ -24,6 +24,10 @@ SCHEDULES = {
 }
 PRETRAINED = (Schedule(3, 5e-5, 32, 0.01), Schedule(2, 2e-5, 32, 0.01))
 ADAPTED = (Schedule(3, 5e-4, 32), Schedule(2, 2e-4, 32))
+# Of models that write text.
+TEXT_NETS = (Schedule(20, 2e-3, 64), Schedule(5, 5e-4, 64))
+TEXT_PRETRAINED = (Schedule(2, 2e-5, 16, 0.01), Schedule(1, 1e-5, 16, 0.01))
+TEXT_ADAPTED = (Schedule(2, 5e-4, 16), Schedule(1, 2e-4, 16))
 FEWEST_STEPS = (600, 200)  # a net that starts from nothing wants this many, however few the rows
 
 STRENGTHS = {"confidence-penalty": 0.1, "label-smoothing": 0.1, "focal": 2.0}

@@ -1,7 +1,6 @@
 """One stage of training on transformers' Trainer: checkpoints, resume, precision, accumulation, many processes.
 
-The loss goes in through the Trainer's hook. `labels` of a batch are row numbers, with which the loss finds all that
-is known of a row: its label, the large model's probabilities, its side of a partition.
+The loss goes in through the Trainer's hook.
 
 A stage has a directory. While it runs, checkpoint-N/ lie there; when it is done, model.safetensors alone. A killed
 stage goes on from its last whole checkpoint.
@@ -12,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from models.errors import InputError
 from models.replacing import write_whole
-from models.training.losses import Loss, Targets
-from models.training.model import Backbone
 from models.training.recipes import Schedule
 
 logging.disable_progress_bar()  # one for each file of each checkpoint
@@ -57,39 +54,49 @@ def world() -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained, on what, for how long, and where it lies."""
+    """How a training is called, for how long it goes, and where it lies."""
 
     name: str
-    loss: Loss
-    targets: Targets
     schedule: Schedule
     seed: int
     directory: Path
 
 
-def train_stage(
-    stage: Stage, backbone: Backbone, prepared: Sequence[Any], machine: Machine, say: Callable[[str], None]
-) -> None:
-    """Train backbone.model in place, or take the weights of a stage that was done before. Raises InputError."""
-    directory = stage.directory
-    if _taken(stage, backbone, say):
+@dataclass(frozen=True)
+class Objective:
+    """What is trained, and towards what.
+
+    batch: numbers of rows, of `rows`, to the model's inputs and `labels`, of which those that are not -100 count.
+    loss: the model's outputs, those labels and their number in the whole accumulated batch, to a scalar.
+    """
+
+    model: PreTrainedModel
+    rows: int
+    batch: Callable[[list[int]], dict[str, Tensor]]
+    loss: Callable[[Any, Tensor, Tensor | int | None], Tensor]
+
+
+def train_stage(stage: Stage, objective: Objective, machine: Machine, say: Callable[[str], None]) -> None:
+    """Train the model in place, or take the weights of a stage that was done before. Raises InputError."""
+    directory, model = stage.directory, objective.model
+    if _taken(stage, model, say):
         return
     try:
         if stage.schedule.epochs == 0:  # kept all the same: another loss will start from these weights
             directory.mkdir(parents=True, exist_ok=True)
             if world()[0] == 0:
-                _finish(backbone, directory)
+                _finish(model, directory)
             return
         checkpoint = _last_checkpoint(directory)
         if checkpoint is not None:
             say(f"{stage.name}: goes on from {checkpoint}")
-        trainer = _trainer(stage, backbone, prepared, machine, say)
+        trainer = _trainer(stage, objective, machine, say)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        backbone.model.cpu()
-        if not all(parameter.isfinite().all() for parameter in backbone.model.parameters()):
+        model.cpu()
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise InputError(f"{stage.name}: a weight is no number any more: lower the learning rate")
         if world()[0] == 0:
-            _finish(backbone, directory)
+            _finish(model, directory)
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_about_the_disk(error):
             raise
@@ -99,13 +106,13 @@ def train_stage(
         ) from error
 
 
-def _taken(stage: Stage, backbone: Backbone, say: Callable[[str], None]) -> bool:
+def _taken(stage: Stage, model: PreTrainedModel, say: Callable[[str], None]) -> bool:
     """Whether the stage was done before; then the model has its weights now."""
     weights = stage.directory / DONE
     if not weights.is_file():
         return False
     try:
-        load_model(backbone.model, weights)
+        load_model(model, weights)
     except SafetensorError:
         say(f"{stage.name}: {weights} is damaged and is made again")
         weights.unlink()
@@ -114,8 +121,8 @@ def _taken(stage: Stage, backbone: Backbone, say: Callable[[str], None]) -> bool
     return True
 
 
-def _finish(backbone: Backbone, directory: Path) -> None:
-    write_whole(directory / DONE, lambda scratch: save_model(backbone.model, str(scratch)))
+def _finish(model: PreTrainedModel, directory: Path) -> None:
+    write_whole(directory / DONE, lambda scratch: save_model(model, str(scratch)))
     for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         shutil.rmtree(path)
 
@@ -155,25 +162,17 @@ class _RowNumbers(Dataset[int]):
         return position
 
 
-def _trainer(
-    stage: Stage, backbone: Backbone, prepared: Sequence[Any], machine: Machine, say: Callable[[str], None]
-) -> Trainer:
-    cuda = torch.cuda.is_available()
-    targets = stage.targets.to(torch.device("cuda", torch.cuda.current_device())) if cuda else stage.targets
-
-    def collate(rows: list[int]) -> dict[str, Tensor]:
-        return {**backbone.batch([prepared[row] for row in rows]), "labels": torch.tensor(rows)}
-
+def _trainer(stage: Stage, objective: Objective, machine: Machine, say: Callable[[str], None]) -> Trainer:
     def compute_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        return stage.loss(outputs["logits"], targets.at(labels), num_items_in_batch)
+        return objective.loss(outputs, labels, num_items_in_batch)
 
     if machine.tensorboard is not None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(machine.tensorboard / stage.directory.name)
     trainer = Trainer(
-        model=backbone.model,
-        args=_arguments(stage, len(prepared), machine),
-        train_dataset=_RowNumbers(len(prepared)),
-        data_collator=collate,
+        model=objective.model,
+        args=_arguments(stage, objective.rows, machine),
+        train_dataset=_RowNumbers(objective.rows),
+        data_collator=objective.batch,
         compute_loss_func=compute_loss,
         callbacks=[_Progress(stage.name, say)],
     )

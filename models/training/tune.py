@@ -7,8 +7,6 @@ The result is a bundle without calibration; `gatekeeper calibrate` is the next s
 OUTPUT.work, and the same command goes on from there.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,10 +30,11 @@ from models.progress import Waiting
 from models.replacing import write_whole, writing
 from models.threads import threads_in_words
 from models.training.losses import Loss, Targets
-from models.training.manifest import manifest_fields, write_first_card
+from models.training.manifest import circumstances, manifest_fields, write_first_card
 from models.training.model import NETS, TEXT_NET, Backbone, Shape, check_model, is_bundle, model_digest, open_backbone
 from models.training.recipes import ADAPTED, FEWEST_STEPS, PRETRAINED, SCHEDULES, Schedule
-from models.training.stage import DONE, Machine, Stage, train_stage, world
+from models.training.stage import DONE, Machine, Objective, Stage, train_stage, world
+from models.training.work import key_of
 
 Say = Callable[[str], None]
 
@@ -158,16 +157,44 @@ class Tuning:
         soft_from = self._teachers.second if loss.needs_soft else None
         self._stage("second", loss, soft_from, self.schedules[1], self.second_directory(loss))
 
+    def tune(self, loss: Loss, output: Path) -> Bundle | None:
+        """Both stages, then a bundle at `output`; None in every process but the first.
+
+        Same seed, same machine: same weights.
+        """
+        data, recipe = self.data, replace(self.recipe, loss=loss)
+        backbone = self.train(loss)
+        if world()[0] != 0:
+            return None
+
+        def write_files(directory: Path) -> None:
+            backbone.save(directory)
+            write_first_card(directory, output.name, data)
+
+        stages = {f"stage_{place}": asdict(stage) for place, stage in enumerate(self.schedules, 1)}
+        manifest = manifest_fields(output.name, data, recipe.seed, backbone.max_tokens) | {
+            "runtime": "transformers",
+            "alpha": loss.alpha if loss.has_alpha else None,
+            "loss": loss.name,
+            "training": plain(recipe)
+            | circumstances(self.machine)
+            | stages
+            | self.measures
+            | {"threads": torch.get_num_threads()}
+            | {"key": self.second_directory(loss).name},
+        }
+        return write_bundle(output, manifest, write_files)
+
     def second_directory(self, loss: Loss) -> Path:
         """Where stage 2 with this loss lies, or will lie."""
         teacher = self._teachers.second
         digest = teacher.gate_digest if teacher and loss.needs_soft else None
-        key = _key([self.first_directory.name, asdict(loss), asdict(self.schedules[1]), digest])
+        key = key_of([self.first_directory.name, asdict(loss), asdict(self.schedules[1]), digest])
         return self._work / f"second-{key}"
 
     def _first_key(self) -> str:
         recipe = asdict(replace(self.recipe, loss=Loss()))
-        return _key(
+        return key_of(
             [
                 {name: value for name, value in recipe.items() if "tuning" not in name},
                 model_digest(self.recipe.model),
@@ -187,8 +214,8 @@ class Tuning:
         what = f"stage {name} ({loss.name}{f', alpha {loss.alpha:g}' if loss.has_alpha else ''})"
         if world()[0] == 0 and not (directory / DONE).is_file():
             self._say(f"{what}: {schedule.epochs} epochs of {len(self.data.train)} items on {threads_in_words()}")
-        stage = Stage(what, loss, targets, schedule, self.recipe.seed, directory)
-        train_stage(stage, self.backbone, self._train, self.machine, self._say)
+        stage = Stage(what, schedule, self.recipe.seed, directory)
+        train_stage(stage, objective(self.backbone, self._train, loss, targets), self.machine, self._say)
         with Waiting(f"{what}: measuring on the select split"):
             accuracy, auroc = measure(self.backbone.logits(self._select), self.data.select.labels)
         self.measures |= {f"{name}_select_accuracy": accuracy, f"{name}_select_auroc": auroc}
@@ -196,39 +223,18 @@ class Tuning:
             self._say(f"{what}: accuracy {accuracy:.4f}, AUROC {auroc:.4f} on the select split")
 
 
-def tune(tuning: Tuning, loss: Loss, output: Path) -> Bundle | None:
-    """Both stages, then a bundle at `output`; None in every process but the first. Same seed, machine: same weights."""
-    data, recipe = tuning.data, replace(tuning.recipe, loss=loss)
-    backbone = tuning.train(loss)
-    if world()[0] != 0:
-        return None
+def objective(backbone: Backbone, prepared: Sequence[Any], loss: Loss, targets: Targets) -> Objective:
+    """A classifier towards a loss. `labels` of a batch are row numbers: the loss finds all that is known of a row by
+    them, its label, the large model's probabilities, its side of a partition."""
+    there = targets.to(torch.device("cuda", torch.cuda.current_device())) if torch.cuda.is_available() else targets
 
-    def write_files(directory: Path) -> None:
-        backbone.save(directory)
-        write_first_card(directory, output.name, data)
+    def batch(rows: list[int]) -> dict[str, Tensor]:
+        return {**backbone.batch([prepared[row] for row in rows]), "labels": torch.tensor(rows)}
 
-    stages = {f"stage_{place}": asdict(stage) for place, stage in enumerate(tuning.schedules, 1)}
-    manifest = manifest_fields(output.name, data, recipe.seed, backbone.max_tokens) | {
-        "runtime": "transformers",
-        "alpha": loss.alpha if loss.has_alpha else None,
-        "loss": loss.name,
-        "training": plain(recipe)
-        | circumstances(tuning.machine)
-        | stages
-        | tuning.measures
-        | {"threads": torch.get_num_threads()}
-        | {"key": tuning.second_directory(loss).name},
-    }
-    return write_bundle(output, manifest, write_files)
+    def loss_of(outputs: Any, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+        return loss(outputs["logits"], there.at(labels), num_items)
 
-
-def circumstances(machine: Machine) -> dict[str, Any]:
-    """What shapes the weights besides the recipe, for the manifest."""
-    return {
-        "precision": machine.precision,
-        "gradient_accumulation": machine.gradient_accumulation,
-        "processes": world()[1],
-    }
+    return Objective(backbone.model, len(prepared), batch, loss_of)
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
@@ -247,7 +253,7 @@ def measure(logits: Tensor, labels: Sequence[int]) -> tuple[float, float]:
 def soft_targets(large: Bundle, data: LabelledDataset, work: Path, say: Say) -> Tensor:
     """The large model's probabilities on the train split, (M, C), in the order of the data's labels; computed once."""
     check_same_labels(large.manifest.name, large.manifest.labels, data.name, data.labels)
-    path = work / f"soft-{_key([large.gate_digest, data.content_hash])}.npy"
+    path = work / f"soft-{key_of([large.gate_digest, data.content_hash])}.npy"
     if not path.is_file():
         say(f"asking {large.manifest.name} about {len(data.train)} training items")
         outputs = answers(load_classifier(large), large.manifest.name, data.train.inputs, "train")
@@ -263,8 +269,3 @@ def soft_targets(large: Bundle, data: LabelledDataset, work: Path, say: Say) -> 
             work.mkdir(parents=True, exist_ok=True)
             write_whole(path, write)
     return torch.from_numpy(np.load(path))
-
-
-def _key(document: Any) -> str:
-    content = json.dumps(document, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]

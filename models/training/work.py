@@ -1,10 +1,13 @@
 """The directory of what is half done, OUTPUT.work: one run at a time in it, and nothing left of it at the end."""
 
 import fcntl
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from models.errors import InputError
 from models.training.stage import world
@@ -40,3 +43,9 @@ def locked(work: Path) -> Iterator[None]:
             yield
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise InputError(f"{work} cannot be written: {error.strerror}") from error
+
+
+def key_of(document: Any) -> str:
+    """What a directory is called by: twelve hex digits of all that shapes what lies in it."""
+    content = json.dumps(document, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

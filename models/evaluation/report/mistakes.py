@@ -46,6 +46,8 @@ def mistake_tables(predictions: Predictions, threshold: float) -> dict[str, Any]
 
 
 def _named(predictions: Predictions) -> bool:
+    if predictions.answers is not None:
+        return True
     return predictions.classes is not None and predictions.label is not None and predictions.prediction is not None
 
 
@@ -55,6 +57,9 @@ def _mistake(predictions: Predictions, row: int, threshold: float) -> dict[str, 
     if predictions.classes is not None and predictions.label is not None and predictions.prediction is not None:
         expected = one_line(predictions.classes[predictions.label[row]], 80)
         predicted = one_line(predictions.classes[predictions.prediction[row]], 80)
+    if predictions.answers is not None:
+        expected = one_line(predictions.answers.reference[row], 120)
+        predicted = one_line(predictions.answers.answer[row], 120)
     large = None if predictions.large_correct is None else float(predictions.large_correct[row])
     words = {None: "unknown", 1.0: "right", 0.0: "wrong"}
     return {

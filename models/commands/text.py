@@ -1,0 +1,209 @@
+"""What tune, calibrate and evaluate do where --data holds prompts and answers: models that write text."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.commands.inputs import DataOptions, LevelOptions
+from models.commands.options import option, seeds
+from models.commands.process import prepare_libraries, say
+from models.commands.training import TrainingOptions
+from models.errors import InputError
+from models.progress import Waiting
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from models.calibration.text.large import TextLargeAnswers
+    from models.data.prompts.examples import PromptDataset
+    from models.evaluation.results import Evaluation
+    from models.scoring.scorer import Scorer
+
+MODEL = "smollm2"
+# What tuning a classifier has, and a model that writes text has not.
+OF_LABELS = ("targets_from", "distill_from", "strength", "alignment", "image_size")
+
+
+@dataclass(frozen=True)
+class RowsOptions:
+    """--rows: at most so many prompts of each split."""
+
+    rows: int | None = None
+    scorer: str | None = None
+
+
+@dataclass(frozen=True)
+class WritingOptions:
+    """The form of prompts and answers. None: what fits the model and the data."""
+
+    max_new_tokens: int | None = None
+    template: str | None = None
+    stop: list[str] | None = None
+    extract: str | None = None
+    normalize_kl: bool = False
+
+
+def add_rows(parser: argparse.ArgumentParser, *, scorer: bool) -> "argparse._ArgumentGroup":
+    """The options of RowsOptions. Returns the group of models that write text."""
+    group = parser.add_argument_group("models that write text: --data with prompts and answers")
+    group.add_argument("--rows", type=int, metavar="N", help="at most so many prompts of each split; default: all")
+    if scorer:
+        group.add_argument(
+            "--scorer", metavar="S", help="what counts as right: exact, choice, number, ... or FILE.py:FUNCTION"
+        )
+    return group
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """The options of WritingOptions."""
+    group = add_rows(parser, scorer=False)
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="of an answer; default: a quarter more than the longest of train",
+    )
+    group.add_argument(
+        "--template",
+        metavar="T",
+        help="the text around {prompt}; default: its chat template, or the prompt and a line end",
+    )
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="ends an answer and is no part of it; repeatable"
+    )
+    group.add_argument("--extract", metavar="REGEX", help="its first group is the answer; default: all that is written")
+    group.add_argument("--normalize-kl", action="store_true", help="KL / log V, in [0, 1] whatever the vocabulary")
+
+
+def load(source: DataOptions, level: LevelOptions, rows: RowsOptions) -> "PromptDataset":
+    """The prompts and answers that --data names; what is odd about them goes to stderr. Raises InputError."""
+    from models.data.prompts.examples import few
+    from models.data.prompts.load import load_prompts
+
+    if level.only_deferred_by is not None:
+        raise InputError("--only-deferred-by is for texts and images with labels")
+    if rows.rows is not None and rows.rows < 4:
+        raise InputError(f"--rows must be 4 or more, not {rows.rows}")
+    assert source.data is not None  # the caller has checked it, or argparse
+    with Waiting(f"reading {source.data}"):
+        data = load_prompts(source.data, source.data_dir)
+    for note in data.notes:
+        say(f"note: {note}")
+    return data if rows.rows is None else few(data, rows.rows)
+
+
+def tune(
+    training: TrainingOptions,
+    writing: WritingOptions,
+    data: "PromptDataset",
+    output: Path,
+    given_seeds: str | None,
+    seed: int,
+    *,
+    restart: bool,
+) -> "list[Bundle]":
+    """A bundle, or a sweep's bundles. Raises InputError."""
+    prepare_libraries()
+    from models.training.sweep import run_sweep
+    from models.training.text.objective import LOSSES, TokenLoss
+    from models.training.text.open import TextShape
+    from models.training.text.tune import TextRecipe, TextTuning, open_text_tuning
+
+    for name in OF_LABELS:
+        if getattr(training, name):
+            raise InputError(f"{option(name)} is for texts and images with labels")
+    if training.loss not in LOSSES:
+        raise InputError(f"--loss {training.loss} is for labels; of answers there is {', '.join(LOSSES)}")
+    control = training.loss == "cross-entropy"
+    alphas = training.alphas
+    if control and len(alphas) > 1:
+        raise InputError("cross-entropy has no alpha: a sweep would make the same bundle again")
+    shape = TextShape(
+        training.max_tokens,
+        writing.max_new_tokens,
+        writing.template,
+        tuple(writing.stop or ()),
+        writing.extract,
+        training.lora_rank,
+    )
+    machine = training.machine()
+
+    def opened(one: int, work: Path) -> TextTuning:
+        recipe = TextRecipe(
+            training.model or MODEL,
+            seed=one,
+            shape=shape,
+            batch_size=training.batch_size,
+            epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            tuning_epochs=training.tuning_epochs,
+            tuning_learning_rate=training.tuning_learning_rate,
+        )
+        return open_text_tuning(data, recipe, work, machine, say)
+
+    losses = {alpha: TokenLoss(None if control else alpha, writing.normalize_kl) for alpha in alphas}
+    measures = ("token_accuracy", "entropy_right", "entropy_wrong", "entropy_auroc")
+    return run_sweep(opened, losses, seeds(given_seeds, seed), output, say, measures=measures, restart=restart)
+
+
+def scorer_of(rows: RowsOptions, data: "PromptDataset") -> "Scorer":
+    """--scorer, else the data's own. Raises InputError."""
+    from models.scoring.registry import scorer
+
+    return scorer(rows.scorer or data.scorer)
+
+
+def work_of(bundle: Path) -> Path:
+    """Where drafts lie until a command is done."""
+    resolved = bundle.resolve()
+    return resolved.parent / f"{resolved.name}.work"
+
+
+def calibrate(
+    bundle: "Bundle", place: Path, data: "PromptDataset", large: Path | None, rows: RowsOptions, score: str | None
+) -> "Bundle":
+    """Drafts, what is right of them, the rule. place: what the bundle is called. Raises InputError."""
+    from models.calibration.text.calibrate import calibrate_text
+    from models.calibration.text.drafts import remove_drafts
+
+    work = work_of(place)
+    made = calibrate_text(bundle, data, _large(large, work), scorer_of(rows, data), work, say, score)
+    remove_drafts(work)
+    return made
+
+
+def evaluate(
+    bundle: "Bundle", data: "PromptDataset", large: Path | None, rows: RowsOptions, seed: int
+) -> "tuple[Evaluation, dict[str, str], Callable[[], None]]":
+    """(the numbers, facts for the report's head, what removes the drafts once all is written). Raises InputError."""
+    from models.calibration.text.drafts import remove_drafts
+    from models.evaluation.text import about_text_bundle, evaluate_text
+
+    work = work_of(bundle.directory)
+    source = _large(large, work)
+    scorer = scorer_of(rows, data)
+    evaluation = evaluate_text(bundle, data, source, scorer, work, seed)
+    return evaluation, about_text_bundle(bundle, data, source, scorer, seed), lambda: remove_drafts(work)
+
+
+def _large(path: Path | None, work: Path) -> "TextLargeAnswers | None":
+    from models.calibration.text.large import open_text_large
+
+    return None if path is None else open_text_large(path, work)
+
+
+def is_prompts(data: str | None) -> bool:
+    """Whether --data holds prompts and answers. Raises InputError."""
+    if data is None:
+        return False
+    from models.data.prompts.load import is_prompts as found
+
+    return found(data)
+
+
+def refuse_for_text(options: Any, names: tuple[str, ...]) -> None:
+    """Raise InputError for options that only classifiers have."""
+    for name in names:
+        if getattr(options, name):
+            raise InputError(f"{option(name)} is for texts and images with labels")

@@ -1,0 +1,183 @@
+"""Prompts and answers from tables of one's own: .jsonl, .csv or .parquet, one file, or one for each split.
+
+    {"prompt": "...", "answer": "..."}                            answer: a text, a number, or a list of right ones
+    {"messages": [{"role": "user", "content": "..."}], ...}       a conversation in the place of the prompt
+    {"prompt": "...", "choices": ["...", "..."], "answer": ...}   answer: a choice's text, its letter or its number
+    {"prompt": "...", "image": "shapes/1.png", ...}               a file, relative to the table
+    {..., "split": "test"}                                        train, validation, calibrate or test
+
+In a csv, messages, choices and a list of answers stand as JSON. Choices that the prompt does not show are added to it,
+one a line behind a letter: the answer that is taught, and that counts, is then the letter.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from models.data.images import decode, image_file
+from models.data.prompts.examples import Example, PromptSource
+from models.data.records import SPLIT_COLUMN, cell
+from models.data.shards import find_tables
+from models.data.splits import SPLIT_NAMES
+from models.data.tables import TABLE_SUFFIXES, is_table
+from models.data.text_files import csv_rows, json_rows
+from models.errors import InputError
+from models.generation import Message
+from models.parquet import read_parquet
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROLES = ("system", "user", "assistant")
+NOT_STATED = "not stated"
+_NESTED = ("messages", "choices", "answer")
+_HINT = '{"prompt": "...", "answer": "..."}'
+
+
+def has_prompts(path: Path) -> bool:
+    """Whether a table, or the first of a directory's, has a column prompt or messages, and an answer."""
+    table = path
+    if path.is_dir():
+        found = [file for files in find_tables(path).files.values() for file in files]
+        if not found:
+            return False
+        table = found[0]
+    if not table.is_file() or not is_table(table):
+        return False
+    _, first = next(_rows(table), ("", {}))
+    return ("prompt" in first or "messages" in first) and "answer" in first
+
+
+def read_prompts(path: Path) -> PromptSource:
+    """A file, or a directory with a table for each split. Raises InputError with the line that is wrong."""
+    given: dict[str, list[Example]] = defaultdict(list)
+    if path.is_dir():
+        for split, files in find_tables(path).files.items():
+            for file in files:
+                for where, row in _rows(file):
+                    given[split].append(_example(file, where, row))
+    elif is_table(path):
+        for where, row in _rows(path):
+            given[_split(where, row)].append(_example(path, where, row))
+    else:
+        raise InputError(f"{path}: prompts and answers are a {', '.join(TABLE_SUFFIXES)} file or a directory of them")
+    closed = all(example.choices for rows in given.values() for example in rows)
+    return PromptSource(path.name, str(path), NOT_STATED, "choice" if closed else "exact", given)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where a row stands, its cells by name)."""
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        yield from csv_rows(path)
+    elif suffix == ".parquet":
+        try:
+            table = read_parquet(path, lambda names: names)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} is damaged, or not a parquet file: {str(error).splitlines()[0]}") from error
+        number = 0
+        for batch in table.to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+    else:
+        yield from json_rows(path, _HINT)
+
+
+def _split(where: str, row: dict[str, Any]) -> str:
+    if SPLIT_COLUMN not in row:
+        return "train"
+    name = SPLIT_NAMES.get(str(row[SPLIT_COLUMN]).strip().lower())
+    if name is None:
+        raise InputError(f"{where}: the split {str(row[SPLIT_COLUMN])[:40]!r} is none of train, validation, test")
+    return name
+
+
+def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
+    row = {name: _nested(value, name, where) for name, value in row.items()}
+    messages = _messages(where, row)
+    choices = _choices(where, row)
+    answers = _answers(where, row)
+    if choices is not None:
+        places = [_place(where, answer, choices) for answer in answers]
+        if all(choice in messages[-1].content for choice in choices):
+            answers = tuple(choices[place] for place in places)
+        else:
+            last = messages[-1]
+            listed = "\n".join(f"{LETTERS[place]}. {choice}" for place, choice in enumerate(choices))
+            messages = (*messages[:-1], Message(last.role, f"{last.content}\n{listed}"))
+            answers = tuple(LETTERS[place] for place in places)
+            choices = tuple(LETTERS[: len(choices)])
+    if row.get("image") in (None, ""):
+        return Example(messages, answers, choices)
+    file = image_file(path.parent / cell(row["image"], "image", where))
+    return Example(messages, answers, choices, decode(file, grey=False), str(row["image"]))
+
+
+def _nested(value: Any, name: str, where: str) -> Any:
+    """A list that stands in a cell as JSON."""
+    if name in _NESTED and isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            if name != "answer":
+                raise InputError(f"{where}: {name} is no JSON list") from None
+    return value
+
+
+def _messages(where: str, row: dict[str, Any]) -> tuple[Message, ...]:
+    if row.get("messages") is None:
+        if "prompt" not in row:
+            raise InputError(f"{where} has no 'prompt' and no 'messages'")
+        return (Message("user", cell(row["prompt"], "prompt", where)),)
+    given = row["messages"]
+    if not isinstance(given, list) or not given or not all(isinstance(turn, dict) for turn in given):
+        raise InputError(f"{where}: messages is a list of {{role, content}}")
+    turns = []
+    for turn in given:
+        role = turn.get("role")
+        if role not in ROLES:
+            raise InputError(f"{where}: the role {str(role)[:40]!r} is none of {', '.join(ROLES)}")
+        turns.append(Message(role, cell(turn.get("content"), "content", where)))
+    if turns[-1].role == "assistant":
+        raise InputError(f"{where}: the last message is the assistant's, which belongs into 'answer'")
+    return tuple(turns)
+
+
+def _choices(where: str, row: dict[str, Any]) -> tuple[str, ...] | None:
+    given = row.get("choices")
+    if given in (None, ""):
+        return None
+    if isinstance(given, dict):  # as the hub has ARC
+        given = given.get("text")
+    if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS):
+        raise InputError(f"{where}: choices is a list of 2 to {len(LETTERS)} texts")
+    choices = tuple(cell(choice, "choices", where).strip() for choice in given)
+    if len(set(choices)) < len(choices):
+        raise InputError(f"{where}: two choices are the same")
+    return choices
+
+
+def _answers(where: str, row: dict[str, Any]) -> tuple[str, ...]:
+    given = row.get("answer")
+    several = given if isinstance(given, list) else [given]
+    if not several:
+        raise InputError(f"{where}: the column 'answer' is empty")
+    return tuple(cell(answer, "answer", where).strip() for answer in several)
+
+
+def _place(where: str, answer: str, choices: tuple[str, ...]) -> int:
+    """By its text first, then a letter, then its number from 0."""
+    if answer in choices:
+        return choices.index(answer)
+    letters = LETTERS[: len(choices)]
+    if len(answer) == 1 and answer.upper() in letters:
+        return letters.index(answer.upper())
+    if answer.isdecimal() and answer.isascii() and len(answer) < 3 and int(answer) < len(choices):
+        return int(answer)
+    shown = ", ".join(repr(choice[:40]) for choice in choices[:6])
+    raise InputError(
+        f"{where}: the answer {answer[:60]!r} is none of the choices {shown}, nor a letter or number of one"
+    )

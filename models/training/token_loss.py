@@ -1,0 +1,176 @@
+"""The losses of an answer's tokens from hidden states and output layer, without the logits over the vocabulary.
+
+A language model's logits are (positions, V) numbers: half a gigabyte for 2,000 positions of a vocabulary of 49,152, and
+a training step holds several such arrays. Here they exist for a few rows at a time; the gradient is computed with the
+value, as in Liger's fused cross-entropy, and what is kept is a gradient for each hidden state.
+
+With z the logits of a position, p = softmax(z), H its entropy, c whether argmax z is the label y, and N the number of
+positions that count (arXiv 2502.19335, equations 4 and 5 on tokens):
+
+    L     = 1/N sum [ c alpha CE(p, y) + (1 - c) (1 - alpha) (log V - H) ]
+    dL/dz = 1/N [ c alpha (p - e_y) + (1 - c) (1 - alpha) p (log p + H) ]
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 8 * 1024**2  # of the logits that are there at once
+LOWEST = -1e30  # in the place of -inf: a masked entry's p is 0, and 0 * -inf is no number
+FEWEST_ROWS = 48  # the gradient of a large output layer is read and written for each chunk
+
+
+def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    alpha: float | None = None,
+    normalize_kl: bool = False,
+    ignore_index: int = -100,
+    num_classes: int | None = None,
+    softcap: float | None = None,
+    num_items: Tensor | int | None = None,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """The loss of a batch of answers, a scalar.
+
+    hidden: (N, E) or (B, T, E), as the output layer takes them. weight: (V, E), bias: (V,). labels: (N,) or (B, T),
+    already aligned with the hidden states; those that are ignore_index leave numerator and denominator.
+    alpha: of the Gatekeeper loss; None: cross-entropy on every position. normalize_kl: KL / log V, in [0, 1].
+    num_classes: how many of the V entries are tokens; the rest takes no part. softcap: logits become
+    softcap * tanh(logits / softcap), as in Gemma 2. num_items: the divisor, where this batch is one of several that are
+    accumulated; default: its own number of labels that count. chunk_rows: rows at once; default: CHUNK_BYTES.
+
+    Works in float32, float64 stays so; equal to the dense loss (models.gatekeeper) to rounding. Logits of -inf add
+    nothing. A second derivative is not there. Raises ValueError for shapes or labels that do not fit.
+    """
+    if hidden.shape[:-1] != labels.shape or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            "expected hidden states (N, E) or (B, T, E), labels (N,) or (B, T) and a weight (V, E); got "
+            f"{tuple(hidden.shape)}, {tuple(labels.shape)} and {tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"a bias for {weight.shape[0]} entries is ({weight.shape[0]},), not {tuple(bias.shape)}")
+    if alpha is not None and not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+    classes = weight.shape[0] if num_classes is None else num_classes
+    if not 2 <= classes <= weight.shape[0]:
+        raise ValueError(f"{classes} classes do not fit an output layer of {weight.shape[0]} entries")
+    counted = labels != ignore_index
+    hidden, labels = hidden[counted], labels[counted]
+    if labels.numel() and not bool(((labels >= 0) & (labels < classes)).all()):
+        raise ValueError(f"labels must be in [0, {classes}) or the ignore index {ignore_index}")
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    rows = chunk_rows or max(FEWEST_ROWS, CHUNK_BYTES // (classes * wide.itemsize))
+    divisor = max(labels.numel(), 1) if num_items is None else num_items
+    kind = _Kind(alpha, classes, 1.0 / math.log(classes) if normalize_kl else 1.0, softcap, rows, divisor)
+    loss: Tensor = _Fused.apply(hidden, weight, bias, labels, kind)  # type: ignore[no-untyped-call]  # torch's
+    return loss
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What of the loss has no gradient."""
+
+    alpha: float | None
+    classes: int
+    kl_scale: float
+    softcap: float | None
+    rows: int
+    divisor: Tensor | int
+
+
+class _Fused(torch.autograd.Function):
+    """The loss; its gradients are computed on the way forward, where they are wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, kind: _Kind) -> Tensor:
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        # Within, the padding of the output layer is left out: a slice outside would cost a copy of its gradient.
+        wide_weight = weight[: kind.classes].to(wide)
+        wide_bias = None if bias is None else bias[: kind.classes].to(wide)
+        total = hidden.new_zeros((), dtype=wide)
+        d_hidden = torch.empty_like(hidden, dtype=wide) if to_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=wide) if to_weight else None
+        d_bias = weight.new_zeros(len(weight), dtype=wide) if to_bias else None
+        for start in range(0, len(labels), kind.rows):
+            part = slice(start, start + kind.rows)
+            states = hidden[part].to(wide)
+            logits = states @ wide_weight.T if wide_bias is None else torch.addmm(wide_bias, states, wide_weight.T)
+            value, gradient = _chunk(logits, labels[part], kind, wanted=to_hidden or to_weight or to_bias)
+            total += value
+            if gradient is None:
+                continue
+            if d_hidden is not None:
+                d_hidden[part] = gradient @ wide_weight
+            if d_weight is not None:
+                d_weight[: kind.classes].addmm_(gradient.T, states)
+            if d_bias is not None:
+                d_bias[: kind.classes] += gradient.sum(dim=0)
+        ctx.gradients = [
+            None if found is None or like is None else found.div_(kind.divisor).to(like.dtype)
+            for found, like in ((d_hidden, hidden), (d_weight, weight), (d_bias, bias))
+        ]
+        return total / kind.divisor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        """As they are where nothing scales the loss: to copy an output layer's would double what it takes."""
+        gradients, ctx.gradients = ctx.gradients, None  # held here, autograd would copy them
+        if gradients is None:
+            raise RuntimeError("the token loss was differentiated twice: compute it anew")
+        if float(scale) != 1.0:
+            gradients = [None if found is None else found * scale.to(found.dtype) for found in gradients]
+        return (*gradients, None, None)
+
+
+def _chunk(logits: Tensor, labels: Tensor, kind: _Kind, *, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """(the sum over some rows, the gradient of the logits before the softcap). logits (M, V) are used up."""
+    slope = None
+    if kind.softcap is not None:
+        logits = logits.div_(kind.softcap).tanh_()
+        slope = 1.0 - logits.square()
+        logits = logits.mul_(kind.softcap)
+    right = logits.argmax(dim=-1) == labels
+    log_p = logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
+    cross_entropy = -log_p.gather(-1, labels[:, None])[:, 0]
+    if kind.alpha is None:
+        value = cross_entropy.sum()
+        gradient = log_p.exp_() if wanted else None
+        if gradient is not None:
+            gradient.scatter_add_(-1, labels[:, None], -torch.ones_like(labels[:, None], dtype=gradient.dtype))
+    else:
+        value, gradient = _gatekeeper(log_p, labels, right, cross_entropy, kind, wanted=wanted)
+    if gradient is not None and slope is not None:
+        gradient.mul_(slope)
+    return value, gradient
+
+
+def _gatekeeper(
+    log_p: Tensor, labels: Tensor, right: Tensor, cross_entropy: Tensor, kind: _Kind, *, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Equations 4 and 5 of some rows, log_p (M, V)."""
+    assert kind.alpha is not None
+    spread = (1.0 - kind.alpha) * kind.kl_scale
+    p = log_p.exp()
+    finite = log_p.clamp_(min=LOWEST)
+    entropy = -torch.bmm(p[:, None], finite[:, :, None])[:, 0, 0]  # without an array for the products
+    kl = math.log(log_p.shape[-1]) - entropy
+    # where() keeps the cross-entropy of a wrong position, which may be infinite, out of the sum
+    value = torch.where(right, kind.alpha * cross_entropy, spread * kl).sum()
+    if not wanted:
+        return value, None
+    # right: alpha (p - e_y); wrong: spread p (log p + H)
+    factor = finite.add_(entropy[:, None]).mul_(spread)
+    factor[right] = kind.alpha
+    gradient = p.mul_(factor)
+    gradient.scatter_add_(-1, labels[:, None], right.to(p.dtype).mul_(-kind.alpha)[:, None])
+    return value, gradient
