@@ -91,45 +91,54 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, kind: _Kind) -> Tensor:
-        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
-        # Within, the padding of the output layer is left out: a slice outside would cost a copy of its gradient.
-        wide_weight = weight[: kind.classes].to(wide)
-        wide_bias = None if bias is None else bias[: kind.classes].to(wide)
-        total = hidden.new_zeros((), dtype=wide)
-        d_hidden = torch.empty_like(hidden, dtype=wide) if to_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=wide) if to_weight else None
-        d_bias = weight.new_zeros(len(weight), dtype=wide) if to_bias else None
-        for start in range(0, len(labels), kind.rows):
-            part = slice(start, start + kind.rows)
-            states = hidden[part].to(wide)
-            logits = states @ wide_weight.T if wide_bias is None else torch.addmm(wide_bias, states, wide_weight.T)
-            value, gradient = _chunk(logits, labels[part], kind, wanted=to_hidden or to_weight or to_bias)
-            total += value
-            if gradient is None:
-                continue
-            if d_hidden is not None:
-                d_hidden[part] = gradient @ wide_weight
-            if d_weight is not None:
-                d_weight[: kind.classes].addmm_(gradient.T, states)
-            if d_bias is not None:
-                d_bias[: kind.classes] += gradient.sum(dim=0)
-        ctx.gradients = [
-            None if found is None or like is None else found.div_(kind.divisor).to(like.dtype)
-            for found, like in ((d_hidden, hidden), (d_weight, weight), (d_bias, bias))
-        ]
-        return total / kind.divisor
+        ctx.kind = kind
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        loss, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, kind, ctx.needs_input_grad[:3])
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        """As they are where nothing scales the loss: to copy an output layer's would double what it takes."""
-        gradients, ctx.gradients = ctx.gradients, None  # held here, autograd would copy them
-        if gradients is None:
-            raise RuntimeError("the token loss was differentiated twice: compute it anew")
+        """Handed over as they are: to copy an output layer's gradient would double what it takes."""
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:  # a second time, with retain_graph
+            _, gradients = _loss_and_gradients(*ctx.saved_tensors, ctx.kind, ctx.needs_input_grad[:3])
         if float(scale) != 1.0:
             gradients = [None if found is None else found * scale.to(found.dtype) for found in gradients]
         return (*gradients, None, None)
+
+
+def _loss_and_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, kind: _Kind, wanted: tuple[bool, ...]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The loss, and its gradients for hidden, weight and bias, those that are wanted."""
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    # Within, the padding of the output layer is left out: a slice outside would cost a copy of its gradient.
+    wide_weight = weight[: kind.classes].to(wide)
+    wide_bias = None if bias is None else bias[: kind.classes].to(wide)
+    total = hidden.new_zeros((), dtype=wide)
+    d_hidden = torch.empty_like(hidden, dtype=wide) if wanted[0] else None
+    d_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
+    d_bias = weight.new_zeros(len(weight), dtype=wide) if wanted[2] else None
+    for start in range(0, len(labels), kind.rows):
+        part = slice(start, start + kind.rows)
+        states = hidden[part].to(wide)
+        logits = states @ wide_weight.T if wide_bias is None else torch.addmm(wide_bias, states, wide_weight.T)
+        value, gradient = _chunk(logits, labels[part], kind, wanted=any(wanted))
+        total += value
+        if gradient is None:
+            continue
+        if d_hidden is not None:
+            d_hidden[part] = gradient @ wide_weight
+        if d_weight is not None:
+            d_weight[: kind.classes].addmm_(gradient.T, states)
+        if d_bias is not None:
+            d_bias[: kind.classes] += gradient.sum(dim=0)
+    gradients = [
+        None if found is None or like is None else found.div_(kind.divisor).to(like.dtype)
+        for found, like in ((d_hidden, hidden), (d_weight, weight), (d_bias, bias))
+    ]
+    return total / kind.divisor, gradients
 
 
 def _chunk(logits: Tensor, labels: Tensor, kind: _Kind, *, wanted: bool) -> tuple[Tensor, Tensor | None]:

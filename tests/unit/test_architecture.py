@@ -37,23 +37,26 @@ MODELS = {
     "printing": "",
     "threads": "",
     "files": "",
+    "generation": "",
     "labels": "errors",
     "operating_points": "",
     "replacing": "errors",
     "progress": "printing",
     "parquet": "errors files",
-    "bundle": "errors operating_points replacing files parquet",
-    "inference": "errors printing threads files progress bundle",
+    "bundle": "errors generation operating_points replacing files parquet",
+    "inference": "errors generation printing threads files progress bundle",
     "scoring": "errors printing files inference",
-    "data": "errors files parquet",
+    "data": "errors generation files parquet",
     "levels": "errors operating_points bundle inference data",
     "numbers": "errors operating_points replacing files parquet bundle data",
-    "training": "errors gatekeeper labels threads replacing files progress bundle inference data",
-    "calibration": "errors printing files labels operating_points bundle inference data numbers",
-    "evaluation": "errors operating_points replacing files progress bundle inference data numbers calibration",
-    "study": "errors labels replacing progress bundle inference data numbers training calibration evaluation",
-    "commands": "errors printing replacing threads progress bundle data levels numbers training calibration evaluation "
-    "study",
+    "training": "errors gatekeeper generation labels threads replacing files progress bundle inference data",
+    "calibration": "errors generation printing files labels operating_points replacing progress bundle inference data "
+    "numbers scoring",
+    "evaluation": "errors operating_points replacing files progress bundle inference data numbers scoring calibration",
+    "study": "errors gatekeeper labels replacing progress bundle inference data numbers training calibration "
+    "evaluation",
+    "commands": "errors printing replacing threads progress bundle inference data levels numbers scoring training "
+    "calibration evaluation study",
 }
 # What the service may know of the models, by the part that knows it.
 MODELS_IN_SERVICE = {

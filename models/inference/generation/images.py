@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +33,8 @@ class ImageTextReader:
         """input_ids (T,) and all else that the processor makes, without the batch. Raises InputError."""
         if prompt.image is None:
             raise InputError("the prompt has no image, and this model needs one")
-        given = self.processor(images=[prompt.image], text=[self._text(prompt)], return_tensors="pt")
-        row = {name: tensor[0] for name, tensor in given.items() if name != "labels"}
+        given = self.processor(images=[prompt.image], text=[self._text(prompt)], return_tensors="np")
+        row = {name: torch.from_numpy(np.asarray(values)[0]) for name, values in given.items() if name != "labels"}
         check_length(len(row["input_ids"]), self.generation)
         return row
 
