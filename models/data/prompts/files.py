@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.data.images import decode, image_file
+from models.data.images import ImageFile, decode, image_file
 from models.data.prompts.examples import Example, PromptSource
 from models.data.records import SPLIT_COLUMN, cell
 from models.data.shards import find_tables
@@ -112,8 +112,9 @@ def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
             choices = tuple(LETTERS[: len(choices)])
     if row.get("image") in (None, ""):
         return Example(messages, answers, choices)
-    file = image_file(path.parent / cell(row["image"], "image", where))
-    return Example(messages, answers, choices, decode(file, grey=False), str(row["image"]))
+    file = path.parent / cell(row["image"], "image", where)
+    pixels = decode(ImageFile(f"{where}: {file}", image_file(file).open), grey=False)
+    return Example(messages, answers, choices, pixels, str(row["image"]))
 
 
 def _nested(value: Any, name: str, where: str) -> Any:

@@ -1,0 +1,193 @@
+"""The whole job for text answers, by its commands, on a file that nobody prepared: tune, calibrate, evaluate."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.text_models import WORDS, write_tiny_llama
+
+from models.bundle import load_bundle
+from models.data.prompts.load import load_prompts
+from models.errors import BundleError
+from models.inference.classifier import load_classifier
+from service.cli import main
+
+QUICK = ("--epochs", "1", "--tuning-epochs", "1", "--batch-size", "8")
+
+
+@pytest.fixture(scope="module")
+def echoes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A word of two letters to its letters."""
+    path = tmp_path_factory.mktemp("echoes") / "echoes.jsonl"
+    letters = "abcdefgh"
+    rows = [{"prompt": one + two, "answer": f"{one} {two}"} for one in letters for two in letters]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, echoes: Path) -> Path:
+    """A sweep over two alphas with a model that has learned a little."""
+    output = tmp_path_factory.mktemp("sweep") / "sweep"
+    command = ("tune", "--data", str(echoes), "--model", "tiny-decoder", "--alpha", "0.5,0.1")
+    assert main([*command, "--epochs", "12", "--tuning-epochs", "2", "--batch-size", "8", "--output", str(output)]) == 0
+    return output
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_from_a_file_to_a_threshold_in_four_commands(
+    tuned: Path, echoes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((tuned / "sweep.json").read_text(encoding="utf-8"))
+    assert [row["alpha"] for row in rows] == [0.5, 0.1]
+    assert all(0.0 <= row["select_token_accuracy"] <= 1.0 for row in rows)
+    bundle = load_bundle(tuned / "alpha-0.5-seed-0")
+    assert (bundle.manifest.task, bundle.manifest.runtime) == ("text-generation", "transformers")
+    assert not (tuned / "work").exists()
+    assert run("calibrate", bundle.directory, "--data", echoes, "--large", "oracle") == 0
+    calibrated = load_bundle(bundle.directory)
+    assert calibrated.gate_digest == bundle.gate_digest  # the score is the same, the rule beside it decides nothing
+    small = calibrated.read_calibration()
+    assert small is not None
+    assert small.large_correct is not None
+    assert small.large_correct.all()
+    assert run("calibrate", bundle.directory, "--target-deferral-ratio", "0.3", "--write") == 0
+    capsys.readouterr()
+    assert run("evaluate", bundle.directory, "--data", echoes, "--large", "oracle", "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"a_L +1\.0000", said)
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert set(numbers["by_score"]) >= {"negative_predictive_entropy", "sum_log_prob", "min_log_prob"}
+    assert numbers["scorer"] == "exact"
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pydict()
+    assert {"prompt_id", "answer", "reference", "tokens", "confidence", "small_correct"} <= set(table)
+    right = [answer == reference for answer, reference in zip(table["answer"], table["reference"], strict=True)]
+    assert right == [correct == 1.0 for correct in table["small_correct"]]
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert not list(tuned.glob("*.work"))
+    assert run("evaluate", "--predictions", tmp_path / "out" / "predictions.parquet") == 0
+
+
+def test_another_score_is_another_gate(tuned: Path, echoes: Path, tmp_path: Path) -> None:
+    source, other = tuned / "alpha-0.1-seed-0", tmp_path / "other"
+    assert run("calibrate", source, "--data", echoes, "--output", other, "--score", "min_log_prob") == 0
+    one, two = load_bundle(source), load_bundle(other)
+    assert two.manifest.score == "min_log_prob"
+    assert one.gate_digest != two.gate_digest
+    found = two.read_calibration()
+    assert found is not None
+    assert np.median(found.confidence) == two.manifest.default_threshold
+
+
+class Killed(BaseException):
+    """What no command catches."""
+
+
+def test_drafts_survive_a_kill(tuned: Path, echoes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.calibration.text import drafts
+
+    bundle = tuned / "alpha-0.5-seed-0"
+    written: list[int] = []
+    plain = drafts.TextModel.drafts
+
+    def killed(self: Any, prompts: Any, size: int) -> Any:
+        for places, found in plain(self, prompts, 2):
+            written.extend(places)
+            yield places, found
+            if len(written) >= 4:
+                raise Killed
+
+    monkeypatch.setattr(drafts.TextModel, "drafts", killed)
+    with pytest.raises(Killed):
+        run("evaluate", bundle, "--data", echoes, "--large", "oracle")
+    kept = list((bundle.parent / f"{bundle.name}.work").glob("drafts-*-test.jsonl"))
+    with kept[0].open("a", encoding="utf-8") as stream:
+        stream.write('{"place": 4, "te')  # a line that was cut
+    asked: list[int] = []
+
+    def counted(self: Any, prompts: Any, size: int) -> Any:
+        asked.append(len(prompts))
+        return plain(self, prompts, size)
+
+    monkeypatch.setattr(drafts.TextModel, "drafts", counted)
+    assert run("evaluate", bundle, "--data", echoes, "--large", "oracle") == 0
+    assert asked == [len(load_prompts(str(echoes), None).test) - 4]
+
+
+def test_a_table_of_the_large_models_answers(tuned: Path, echoes: Path, tmp_path: Path) -> None:
+    bundle, table = tuned / "alpha-0.1-seed-0", tmp_path / "large.csv"
+    rows = [json.loads(line) for line in echoes.read_text(encoding="utf-8").splitlines()]
+    lines = [f"{row['prompt']},{row['answer'] if row['prompt'] < 'd' else 'no idea'}" for row in rows]
+    table.write_text("\n".join(["prompt,large_answer", *lines]), encoding="utf-8")
+    assert run("calibrate", bundle, "--data", echoes, "--large", table, "--output", tmp_path / "made") == 0
+    found = load_bundle(tmp_path / "made").read_calibration()
+    assert found is not None
+    assert found.large_correct is not None
+    assert 0 < found.large_correct.mean() < 1
+
+
+def test_the_control_a_directory_and_its_adapter(echoes: Path, tmp_path: Path) -> None:
+    base = write_tiny_llama(tmp_path / "base", chat=True)
+    for rank in (0, 2):
+        output = tmp_path / f"rank-{rank}"
+        command = ("tune", "--data", echoes, "--model", base, "--loss", "cross-entropy", "--lora-rank", rank, *QUICK)
+        assert run(*command, "--output", output) == 0
+        manifest = load_bundle(output).manifest
+        assert (manifest.loss, manifest.alpha, manifest.runtime) == ("cross-entropy", None, "transformers")
+        assert manifest.generation is not None
+        assert manifest.generation.prompt == "chat"
+        assert run("calibrate", output, "--data", echoes) == 0
+
+
+def test_an_encoder_decoder_and_images(echoes: Path, tmp_path: Path) -> None:
+    assert run("tune", "--data", echoes, "--model", "tiny-t5", *QUICK, "--output", tmp_path / "t5") == 0
+    assert load_bundle(tmp_path / "t5").manifest.task == "text2text-generation"
+    assert run("evaluate", tmp_path / "t5", "--data", echoes, "--large", "oracle") == 0
+    for place, name in enumerate(("dark", "light")):
+        Image.fromarray(np.full((16, 16, 3), 200 * place, dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    rows = [
+        {"prompt": f"colour of {word}", "image": f"{name}.png", "answer": name}
+        for word in WORDS
+        for name in ("dark", "light")
+    ]
+    (tmp_path / "seen.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ("tune", "--data", tmp_path / "seen.jsonl", "--model", "tiny-paligemma", *QUICK)
+    assert run(*command, "--output", tmp_path / "seeing") == 0
+    assert load_bundle(tmp_path / "seeing").manifest.task == "image-text-to-text"
+    assert run("evaluate", tmp_path / "seeing", "--data", tmp_path / "seen.jsonl", "--large", "oracle") == 0
+
+
+def test_a_bundle_that_writes_is_no_classifier(tuned: Path) -> None:
+    with pytest.raises(BundleError, match="does text-generation, and a classifier is needed here"):
+        load_classifier(load_bundle(tuned / "alpha-0.1-seed-0"))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--loss", "focal"), "--loss focal is for labels; of answers there is gatekeeper, cross-entropy"),
+        (("--targets-from", "x"), "--targets-from is for texts and images with labels"),
+        (("--model", "tiny-paligemma"), "tiny-paligemma does image-text-to-text"),
+        (("--model", "tiny-decoder", "--lora-rank", "4"), "--lora-rank adapts a pretrained model"),
+        (("--model", "tiny-decoder", "--max-tokens", "1"), "the prompt has"),
+        (("--model", "tiny-decoder", "--max-new-tokens", "2"), "give --max-new-tokens"),
+        (("--rows", "1"), "--rows must be 4 or more"),
+        (("--model", "nowhere"), "nowhere: no such directory"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    more: tuple[str, ...], words: str, echoes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run("tune", "--data", echoes, *more, "--output", tmp_path / "out") == 2
+    complaint = capsys.readouterr().err.strip().splitlines()
+    assert words in complaint[-1]
+    assert not (tmp_path / "out").exists()
