@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from models.commands import calibrate, compare, evaluate, importing, tune
+from models.commands import calibrate, compare, evaluate, fetch, importing, tune
 
-COMMANDS = (tune, importing, calibrate, evaluate, compare)
+COMMANDS = (fetch, tune, importing, calibrate, evaluate, compare)
 
 
 def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:

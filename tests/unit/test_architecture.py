@@ -51,8 +51,8 @@ MODELS = {
     "calibration": "errors printing files labels operating_points bundle inference data numbers",
     "evaluation": "errors operating_points replacing files progress bundle inference data numbers calibration",
     "study": "errors labels replacing progress bundle inference data numbers training calibration evaluation",
-    "commands": "errors printing replacing threads progress bundle data levels numbers training calibration evaluation "
-    "study",
+    "commands": "errors printing replacing threads progress bundle inference data levels numbers training calibration "
+    "evaluation study",
 }
 # What the service may know of the models, by the part that knows it.
 MODELS_IN_SERVICE = {
