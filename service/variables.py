@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 PREFIX = "GATEKEEPER_"
 KEY = f"{PREFIX}API_KEY"
 # Read by the commands that ask a running service, by the load tests and by the offline job.
-OF_COMMANDS = ("DATA_DIR", "API_KEY", "LOAD_KEY", "LOAD_DATA")
+OF_COMMANDS = ("DATA_DIR", "CACHE_DIR", "API_KEY", "LOAD_KEY", "LOAD_DATA")
 GUARDS = tuple(f"{PREFIX}{name}" for name in ("API_KEYS", "API_KEYS_FILE", "LARGE_API_KEYS", "LARGE_API_KEYS_FILE"))
 SECRETS = frozenset({"admin_token", "remote_key"})
 OF_THE_POLICY = ("THRESHOLD", "DEFERRAL", "ON_REMOTE_FAILURE", "REMOTE_TIMEOUT_S")

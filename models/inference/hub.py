@@ -7,8 +7,8 @@ from types import ModuleType
 from huggingface_hub import snapshot_download
 
 from models.bundle import Base
-from models.errors import BundleError
-from models.inference.packaged import PACKAGED, locate
+from models.errors import BundleError, InputError
+from models.inference.packaged import locate
 
 # Of a hub repository only what a classifier is made of, and no pickle.
 PATTERNS = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
@@ -48,9 +48,10 @@ def locate_base(base: Base) -> Path:
     Raises BundleError.
     """
     if base.fetch is not None:
-        if base.fetch not in PACKAGED:
-            raise BundleError(f"the base {base.fetch!r} is none that `gatekeeper fetch` knows: {', '.join(PACKAGED)}")
-        return locate(base.fetch)
+        try:
+            return locate(base.fetch)
+        except InputError as error:
+            raise BundleError(str(error)) from error
     if base.package is not None:
         spec = importlib.util.find_spec(base.package)  # of a top-level name this does not import it
         if spec is not None and spec.submodule_search_locations:

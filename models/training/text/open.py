@@ -7,12 +7,12 @@ from typing import Any
 
 from models.bundle import Base, file_sha256
 from models.data.prompts.examples import PromptDataset
-from models.errors import BundleError, InputError
+from models.errors import InputError
 from models.generation import Generation, TextTask
 from models.inference.generation.images import ImageTextReader, load_processor
 from models.inference.generation.reader import Reader, TextReader, load_tokenizer
 from models.inference.generation.weights import open_weights, padding_id
-from models.inference.packaged import PACKAGED, locate
+from models.inference.packaged import MODELS, locate, read_source
 from models.training.adapter import with_text_adapter
 from models.training.pretrained import locate_model, read_config
 from models.training.text.backbone import TextBackbone
@@ -69,13 +69,11 @@ def _pretrained(name: str, data: PromptDataset, shape: TextShape) -> TextBackbon
 
 def _located(name: str) -> tuple[Path, Base | None]:
     """(directory, how a bundle names it): None for a directory of one's own, which no other machine has."""
-    if name in PACKAGED:
-        try:
-            directory = locate(name)
-        except BundleError as error:
-            raise InputError(str(error)) from error
-        return directory, _base(directory, fetch=name)
-    directory = locate_model(name, f"{', '.join((*PACKAGED, *NETS))}, or ")
+    if name in MODELS:
+        source = read_source(name)
+        base = Base(fetch=name, weights_sha256=source.weights_sha256, tokenizer_sha256=source.tokenizer_sha256)
+        return locate(name), base
+    directory = locate_model(name, f"{', '.join((*MODELS, *NETS))}, or ")
     return directory, None if Path(name).is_dir() else _base(directory, hub_id=name)
 
 
