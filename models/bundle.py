@@ -66,9 +66,9 @@ class Base(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    package: str | None = Field(None, description="import name; its files are located without importing it")
-    directory: str = Field("", description="where in the package the model lies")
-    distribution: str | None = Field(None, description="what to install, for the error message")
+    package: str | None = Field(default=None, description="import name; its files are located without importing it")
+    directory: str = Field(default="", description="where in the package the model lies")
+    distribution: str | None = Field(default=None, description="what to install, for the error message")
     hub_id: str | None = None
     fetch: str | None = Field(default=None, description="its name for `gatekeeper fetch`")
     weights_sha256: str

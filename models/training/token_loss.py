@@ -102,7 +102,8 @@ class _Fused(torch.autograd.Function):
         """Handed over as they are: to copy an output layer's gradient would double what it takes."""
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second time, with retain_graph
-            _, gradients = _loss_and_gradients(*ctx.saved_tensors, ctx.kind, ctx.needs_input_grad[:3])
+            hidden, weight, bias, labels = ctx.saved_tensors
+            _, gradients = _loss_and_gradients(hidden, weight, bias, labels, ctx.kind, ctx.needs_input_grad[:3])
         if float(scale) != 1.0:
             gradients = [None if found is None else found * scale.to(found.dtype) for found in gradients]
         return (*gradients, None, None)
