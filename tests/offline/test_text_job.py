@@ -14,6 +14,7 @@ from support.text_models import WORDS, write_tiny_llama
 from models.bundle import load_bundle
 from models.data.prompts.load import load_prompts
 from models.errors import BundleError
+from models.evaluation.report.entropy_picture import entropy_picture
 from models.inference.classifier import load_classifier
 from service.cli import main
 
@@ -191,3 +192,14 @@ def test_what_does_not_fit_is_one_line(
     complaint = capsys.readouterr().err.strip().splitlines()
     assert words in complaint[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_picture_of_entropy_along_answers() -> None:
+    generator = np.random.default_rng(0)
+    entropy = [generator.uniform(size=2 + place % 3) + (place % 2) for place in range(40)]
+    right = np.arange(40) % 2 == 0
+    picture = entropy_picture(entropy, right, ("right", "wrong"))
+    assert picture is not None
+    assert "right (20)" in picture.svg
+    assert "wrong (20)" in picture.svg
+    assert entropy_picture(entropy, np.ones(40, dtype=bool), ("right", "wrong")) is None

@@ -17,6 +17,7 @@ from models.evaluation.report import plots
 from models.evaluation.report.canvas import DARK, PALETTE, Picture
 from models.evaluation.report.certificate import told_by_test
 from models.evaluation.report.classes import by_class, class_table, confusion_table
+from models.evaluation.report.entropy_picture import entropy_picture
 from models.evaluation.report.ladder import Ladder, ratio_table, slider_steps
 from models.evaluation.report.mistakes import mistake_tables
 from models.evaluation.report.text import (
@@ -80,6 +81,9 @@ def _pictures(predictions: Predictions, drawn: Curves, numbers: dict[str, Any]) 
         pictures.append(plots.reliability_picture(drawn.reliability))
     at = (1.0 - ratio, float(1.0 - predictions.small_correct[accepted].mean())) if accepted.any() else None
     pictures.append(plots.risk_picture(drawn.coverage, drawn.risk, four_digits(numbers["aurc"]["value"]), at))
+    if predictions.answers is not None:
+        drawn_entropy = entropy_picture(predictions.answers.entropy, right, names)
+        pictures += [drawn_entropy] if drawn_entropy else []
     table = by_class(predictions, threshold)
     if table is not None:
         first = table.order[: plots.MOST_CLASSES]

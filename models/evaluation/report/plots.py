@@ -30,7 +30,7 @@ from models.evaluation.report.wording import compact, percent
 from models.numbers.metrics import DeferralCurves, Reliability, Roc
 from models.numbers.predictions import Floats
 
-NAMES = ("confidence", "deferral", "roc", "reliability", "classes", "risk_coverage")
+NAMES = ("confidence", "deferral", "roc", "reliability", "classes", "risk_coverage", "entropy")
 MOST_CLASSES = 20
 
 

@@ -39,6 +39,7 @@ CAPTIONS = {
         "below count the items, their heights drawn as square roots."
     ),
     "classes": "The classes with the highest deferral ratios at the threshold, and how often their answers are right.",
+    "entropy": "The gate's default score is minus the mean over an answer's tokens. A good gap is wide from the start.",
     "risk_coverage": "From right to left the threshold rises: fewer answers are accepted, and fewer of them are wrong.",
 }
 
