@@ -23,7 +23,7 @@ from models.files import MIB, file_name, read_json
 
 __all__ = ["Image", "Inputs", "LabelledDataset", "Split", "Task", "load_dataset"]
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 MOST_JSON_BYTES = 256 * MIB
 _NOT_STATED = "not stated"
 SAVED = ("dataset_dict.json", "state.json")  # what the library `datasets` leaves where it saves to disk
@@ -41,7 +41,7 @@ def load_dataset(
         return build(source)
     if _looks_like_a_path(data):
         raise InputError(f"there is no file or directory {data}")
-    if not _HUB_ID.fullmatch(data):
+    if not HUB_ID.fullmatch(data):
         raise InputError(
             f"unknown dataset {data!r}; there is {', '.join(sorted(_NAMED))}; "
             f"or give a file ({', '.join(TABLE_SUFFIXES)}), a directory, or OWNER/NAME on the hub"

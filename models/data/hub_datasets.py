@@ -20,7 +20,13 @@ _NOT_STATED = "not stated"
 
 
 def read_hub(hub_id: str, columns: Columns) -> Source:
-    """The dataset OWNER/NAME or OWNER/NAME:CONFIG, from the network or its cache. Raises InputError."""
+    """The labelled dataset OWNER/NAME or OWNER/NAME:CONFIG. Raises InputError."""
+    found, licence = open_hub(hub_id)
+    return hub_source(hub_id, found, licence, columns)
+
+
+def open_hub(hub_id: str) -> tuple[Any, str]:
+    """(its splits, its licence) from the network or its cache. Raises InputError."""
     name, _, config = hub_id.partition(":")
     licence = _NOT_STATED
     try:
@@ -36,7 +42,7 @@ def read_hub(hub_id: str, columns: Columns) -> Source:
             f"{hub_id} is no file or directory here, and as a dataset it cannot be had from the hub: "
             f"{type(error).__name__}: {reason}{cached}"
         ) from error
-    return hub_source(hub_id, found, licence, columns)
+    return found, licence
 
 
 def read_saved(name: str, directory: Path, columns: Columns) -> Source:

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models.data.prompts.examples import few
+from models.data.prompts.examples import build_prompts, few
+from models.data.prompts.files import hub_prompts
 from models.data.prompts.load import is_prompts, load_prompts
 from models.errors import InputError
 from models.generation import Message
@@ -149,3 +151,22 @@ def test_what_holds_no_prompts_is_none(tmp_path: Path) -> None:
         load(write(tmp_path / "few.jsonl", sums(2)))
     with pytest.raises(InputError, match="Give --data-dir"):
         load_prompts("arc-easy", None)
+
+
+def test_what_the_hubs_library_returns_is_read_by_the_same_columns() -> None:
+    def part(first: int, count: int) -> datasets.Dataset:
+        rows = [{"prompt": f"{number} plus 1", "answer": str(number + 1)} for number in range(first, first + count)]
+        return datasets.Dataset.from_list(rows)
+
+    found = datasets.DatasetDict(
+        {"train": part(0, 30), "validation": part(30, 6), "test": part(40, 5), "extra": part(50, 2)}
+    )
+    data = build_prompts(hub_prompts("owner/sums", found, "MIT"))
+    assert [len(getattr(data, split)) for split in SPLITS] == [30, 3, 3, 5]
+    assert data.licence == "MIT"
+    assert data.notes[0] == "owner/sums: the split extra is not read"
+
+
+def test_a_name_that_is_nothing_is_one_line() -> None:
+    with pytest.raises(InputError, match="'clinc150' holds no prompts and answers; there is arc-challenge"):
+        load_prompts("clinc150", None)

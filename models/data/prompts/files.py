@@ -12,7 +12,7 @@ one a line behind a letter: the answer that is taught, and that counts, is then 
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,13 @@ def has_prompts(path: Path) -> bool:
     if not table.is_file() or not is_table(table):
         return False
     _, first = next(_rows(table), ("", {}))
-    return ("prompt" in first or "messages" in first) and "answer" in first
+    return are_prompts(first)
+
+
+def are_prompts(columns: Iterable[str]) -> bool:
+    """Whether columns of these names hold prompts and answers."""
+    names = set(columns)
+    return "answer" in names and bool(names & {"prompt", "messages"})
 
 
 def read_prompts(path: Path) -> PromptSource:
@@ -63,8 +69,27 @@ def read_prompts(path: Path) -> PromptSource:
             given[_split(where, row)].append(_example(path, where, row))
     else:
         raise InputError(f"{path}: prompts and answers are a {', '.join(TABLE_SUFFIXES)} file or a directory of them")
+    return _source(path.name, str(path), NOT_STATED, given)
+
+
+def hub_prompts(hub_id: str, found: Mapping[str, Any], licence: str) -> PromptSource:
+    """What the library `datasets` returns, whose columns are those of a file. Raises InputError."""
+    given: dict[str, list[Example]] = {}
+    notes = []
+    for split, rows in found.items():
+        name = SPLIT_NAMES.get(split)
+        if name is None or name in given:
+            notes.append(f"{hub_id}: the split {split} is not read")
+            continue
+        given[name] = [_example(Path(), f"{hub_id}, {split}: row {row}", cells) for row, cells in enumerate(rows, 1)]
+    return _source(hub_id, hub_id, licence, given, tuple(notes))
+
+
+def _source(
+    name: str, where: str, licence: str, given: Mapping[str, list[Example]], notes: tuple[str, ...] = ()
+) -> PromptSource:
     closed = all(example.choices for rows in given.values() for example in rows)
-    return PromptSource(path.name, str(path), NOT_STATED, "choice" if closed else "exact", given)
+    return PromptSource(name, where, licence, "choice" if closed else "exact", given, notes)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
