@@ -99,6 +99,7 @@ def run(
     from models.bundle import check_output, copy_bundle, load_bundle
 
     _check(options, target, source, level)
+    text.refuse_without_data(source, rows, options.score)
     bundle = load_bundle(options.bundle)
     if source.data is not None and options.large is None and not options.forget_large:
         _refuse_to_forget(options.output or bundle.directory)

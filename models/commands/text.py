@@ -202,6 +202,13 @@ def is_prompts(data: str | None) -> bool:
     return found(data)
 
 
+def refuse_without_data(source: DataOptions, rows: RowsOptions, score: str | None) -> None:
+    """Raise InputError for options that would change nothing: another score needs the drafts again."""
+    for name, value in (("score", score), ("rows", rows.rows), ("scorer", rows.scorer)):
+        if value is not None and source.data is None:
+            raise InputError(f"{option(name)} needs --data: the drafts are written anew")
+
+
 def refuse_for_text(options: Any, names: tuple[str, ...]) -> None:
     """Raise InputError for options that only classifiers have."""
     for name in names:

@@ -88,6 +88,11 @@ def test_another_score_is_another_gate(tuned: Path, echoes: Path, tmp_path: Path
     assert np.median(found.confidence) == two.manifest.default_threshold
 
 
+def test_a_score_needs_the_drafts(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("calibrate", tuned / "alpha-0.1-seed-0", "--score", "sum_log_prob") == 2
+    assert "--score needs --data" in capsys.readouterr().err
+
+
 class Killed(BaseException):
     """What no command catches."""
 
