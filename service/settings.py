@@ -115,6 +115,11 @@ class _CommonSettings(BaseSettings):
     client_timeout_s: float = Field(
         20.0, gt=0, le=3_600, description="for a client to send a whole request, or to read on; then 408"
     )
+    connection_guard: Literal["on", "off"] = Field(
+        "on",
+        description="off, only behind a proxy that bounds connections, headers and slow clients: max_connections, "
+        "max_header_bytes and client_timeout_s do nothing then",
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names in the header `host` that the service answers to, separated by commas; *: any. Default: "

@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import Generator
 from types import FrameType
-from typing import cast
+from typing import Literal, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -85,7 +85,7 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
     """Serve until a signal, then return. Raises StartupError when the app cannot start."""
     config = uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", _connections(app, settings).protocol),  # any callable will do
+        http=_protocol(app, settings),
         ws="none",
         log_config=None,
         access_log=False,
@@ -113,6 +113,13 @@ def run(app: FastAPI, settings: EdgeSettings | LargeSettings, sockets: list[sock
         # A thread that is still in torch when the interpreter goes away aborts the process with exit code 134.
         logging.shutdown()
         os._exit(0)
+
+
+def _protocol(app: FastAPI, settings: EdgeSettings | LargeSettings) -> "type[asyncio.Protocol] | Literal['httptools']":
+    """What reads requests: ours, or uvicorn's own where a proxy does what ours adds to it."""
+    if settings.connection_guard == "off":
+        return "httptools"
+    return cast("type[asyncio.Protocol]", _connections(app, settings).protocol)  # any callable will do
 
 
 def _connections(app: FastAPI, settings: EdgeSettings | LargeSettings) -> Connections:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -210,3 +212,22 @@ async def test_slow_and_broken_connections_do_not_hold_up_the_others(edge: Servi
     assert response.status_code == 200
     for _, writer in connections:
         writer.close()
+
+
+def test_behind_a_proxy_the_guard_of_connections_can_be_left_to_it(tmp_path: Path) -> None:
+    """A half-sent head is not cut any more; answers, readiness and the drain stay."""
+    edge = spawn_edge(tmp_path, "http://127.0.0.1:9", CONNECTION_GUARD="off", CLIENT_TIMEOUT_S="0.3", DRAIN_S="0.2")
+    with stopping(edge):
+        edge.wait_ready()
+        with socket.create_connection(("127.0.0.1", edge.port), timeout=5.0) as client:
+            client.sendall(b"GET /livez HTT")
+            client.settimeout(1.0)
+            with pytest.raises(TimeoutError):  # with the guard on, 408 comes after 0.3 s
+                client.recv(100)
+            client.settimeout(5.0)
+            client.sendall(b"P/1.1\r\nhost: localhost\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+        answer = httpx.post(f"{edge.url}/v1/classify", json={"inputs": [EASY]}, timeout=10.0)
+        assert answer.status_code == 200
+        edge.process.send_signal(signal.SIGTERM)
+        assert edge.process.wait(10.0) == 0
