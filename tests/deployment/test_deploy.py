@@ -190,6 +190,7 @@ def test_the_edge_of_the_compose_file_works(pair: Pair) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["edge", "large"])
 def test_the_health_check_of_an_image(name: str, pair: Pair) -> None:

@@ -55,6 +55,7 @@ def test_the_policy_survives_a_restart_and_a_kill(tmp_path: Path, large: Service
         assert again.terminate() == 0
 
 
+@pytest.mark.slow
 def test_two_edges_share_one_policy_through_redis_and_outlive_it(tmp_path: Path, large: Service) -> None:
     port = free_port()
     (tmp_path / "a").mkdir()
@@ -155,6 +156,7 @@ def refused_start(*arguments: str, **environment: str) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["model.safetensors", "tokenizer.json", "gatekeeper.json", "calibration.parquet"])
 def test_a_damaged_bundle_stops_the_start_with_one_line(tmp_path: Path, bundles: Path, damage: str) -> None:
     broken = tmp_path / "broken"
@@ -214,6 +216,7 @@ async def test_slow_and_broken_connections_do_not_hold_up_the_others(edge: Servi
         writer.close()
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_the_guard_of_connections_can_be_left_to_it(tmp_path: Path) -> None:
     """A half-sent head is not cut any more; answers, readiness and the drain stay."""
     edge = spawn_edge(tmp_path, "http://127.0.0.1:9", CONNECTION_GUARD="off", CLIENT_TIMEOUT_S="0.3", DRAIN_S="0.2")

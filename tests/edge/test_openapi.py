@@ -87,6 +87,7 @@ def test_both_documents_have_every_operation(edge: Service, large: Service) -> N
         assert {(operation.method.upper(), operation.path) for operation in operations(service)} == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_every_route_of_the_edge_answers_as_documented(
@@ -156,6 +157,7 @@ def test_head_is_get_without_a_body(edge: Service, client: httpx.Client) -> None
             assert asked.headers["content-type"] == got.headers["content-type"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_the_classify_route_of_an_image_edge_answers_as_documented(image_edge: Service, mode: GenerationMode) -> None:
     """JSON of texts, JSON of images and forms: one of them fits, the others are refused as documented."""

@@ -54,6 +54,7 @@ def test_merged_rows_have_the_same_numbers_to_a_hair(decimals: int | None, grade
     assert coarse == pytest.approx(exact, abs=3e-3 if graded else 2e-4, nan_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graded", [False, True])
 def test_merged_rows_have_the_intervals_of_the_plain_bootstrap(graded: bool) -> None:
     predictions = cascade(30_000, graded=graded)

@@ -114,6 +114,7 @@ def test_labels_of_thousands_of_digits_stand_in_their_order(tmp_path: Path) -> N
     assert in_order(["10", "\u0663", "2", "02"]) == ("02", "2", "\u0663", "10")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [10_001, 3_000_000])
 def test_a_label_longer_than_the_edge_takes_is_refused(tmp_path: Path, length: int) -> None:
     said = refusal(labelled(tmp_path / "own.csv", "ham", "x" * length))

@@ -179,6 +179,7 @@ def test_what_is_no_table_is_one_line(
     assert says in refusal(tmp_path / name, data)
 
 
+@pytest.mark.slow
 def test_a_table_calibrates_and_evaluates_as_the_model_would(
     tmp_path: Path, bundle: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_names_from_a_file_reach_the_terminal_escaped(tmp_path: Path, capsys: Sa
 # ---- --predictions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
@@ -407,6 +408,7 @@ ODD_ANSWERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "says"), ODD_ANSWERS)
 def test_what_is_no_edge_is_told(evaluate: list[str | Path], capsys: Said, body: bytes, says: str) -> None:
     with answering(response(body)) as url:
@@ -463,18 +465,21 @@ def test_what_is_packed_is_not_unpacked(evaluate: list[str | Path], capsys: Said
         assert "what no Gatekeeper edge does" in failed(capsys, *evaluate, url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"HTTP/9 what\r\n\r\n", b"\0\0\0", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"])
 def test_what_speaks_no_http_does_not_answer(evaluate: list[str | Path], capsys: Said, body: bytes) -> None:
     with answering(body) as url:
         assert "does not answer" in failed(capsys, *evaluate, url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["http://[::1", "localhost", "ftp://x", "", "http://", "\x1b[2J"])
 def test_what_is_no_url_is_told(evaluate: list[str | Path], capsys: Said, url: str) -> None:
     assert "takes a URL, such as http://127.0.0.1:8000" in failed(capsys, *evaluate, url)
     assert "takes a URL, such as http://127.0.0.1:8000" in failed(capsys, "demo", "--url", url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("ALL_PROXY", "socks5://127.0.0.1:1080"), ("NO_PROXY", "fe80::/10"), ("HTTP_PROXY", "http://127.0.0.1:9")],
@@ -494,6 +499,7 @@ def outputs(count: int, **changes: Any) -> bytes:
     return json.dumps({"model": "m", "threshold": 0.5, "outputs": [output] * count}).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "says"),
     [

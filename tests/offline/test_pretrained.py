@@ -74,6 +74,7 @@ def test_a_base_model_is_tuned_and_answers(tmp_path: Path, kind: str, rank: int)
     check_answers(tmp_path / "bundle", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NO_ADAPTER])
 def test_what_starts_from_random_numbers_is_trained_whole(
     tmp_path: Path, kind: str, texts: LabelledDataset, images: LabelledDataset

@@ -112,6 +112,7 @@ def test_the_same_findings_give_the_same_bytes() -> None:
         assert (image.format, image.width) == ("PNG", 1600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case != "a long foreign name"])
 def test_the_curves_are_drawn_within_the_picture(case: str) -> None:
     with curves_figure(CASES[case]) as figure:

@@ -140,6 +140,7 @@ def test_a_table_of_the_large_models_answers(tuned: Path, echoes: Path, tmp_path
     assert 0 < found.large_correct.mean() < 1
 
 
+@pytest.mark.slow
 def test_the_control_a_directory_and_its_adapter(echoes: Path, tmp_path: Path) -> None:
     base = write_tiny_llama(tmp_path / "base", chat=True)
     for rank in (0, 2):
@@ -153,6 +154,7 @@ def test_the_control_a_directory_and_its_adapter(echoes: Path, tmp_path: Path) -
         assert run("calibrate", output, "--data", echoes) == 0
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_and_images(echoes: Path, tmp_path: Path) -> None:
     assert run("tune", "--data", echoes, "--model", "tiny-t5", *QUICK, "--output", tmp_path / "t5") == 0
     assert load_bundle(tmp_path / "t5").manifest.task == "text2text-generation"

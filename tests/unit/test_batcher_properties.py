@@ -165,6 +165,7 @@ def requests(draw: st.DrawFn) -> list[Request]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["inline", "thread"])
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(

@@ -101,6 +101,7 @@ async def test_a_request_that_does_not_arrive_in_time_is_told_408_and_closed(hal
         assert bounded.counted == ["client-timeout"]
 
 
+@pytest.mark.slow
 async def test_an_answer_may_take_longer_however_its_request_arrived() -> None:
     request = b"POST /slower HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabcdefghi"
 
@@ -259,6 +260,7 @@ async def test_who_finds_no_room_reads_so_whatever_it_has_sent() -> None:
         assert (await whole(bounded, GET, b"a" * LONG)).startswith(b"HTTP/1.1 503")
 
 
+@pytest.mark.slow
 async def test_those_that_linger_are_few_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST_LINGERING", 2)
     async with serving(max_connections=4, client_timeout_s=2.0) as bounded:
@@ -326,6 +328,7 @@ async def test_a_client_that_closes_its_half_may_wait_for_its_answer() -> None:
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("http", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("header", [b"", CLOSE])
 async def test_a_client_that_leaves_is_noticed_while_it_would_wait(http: bytes, header: bytes) -> None:

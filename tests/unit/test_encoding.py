@@ -34,6 +34,7 @@ WORDS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.one_of(LETTERS, WORDS), min_size=1, max_size=300), st.sampled_from([" ", "", "\n\t", "\u00a0", ". "])
 )

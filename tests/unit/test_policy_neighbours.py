@@ -94,6 +94,7 @@ class TestNothingIsLost:
             assert history == await later.do("history")
             assert [policy.get("cap") for policy in history] == [CAP, OTHER_CAP, CAP, CAP, {}]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("who", ["this", "later"])
     async def test_back_to_a_version_of_before_the_field_is_at_its_default_whoever_does_it(
         self, later: LaterRelease, open_store: Callable[[], PolicyStore], who: str
