@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 MODEL_TYPE = "gatekeeper_small_cnn"
 BATCH_NORM_EPS = 1e-5  # what nn.BatchNorm2d adds to a variance, and what the SmallCNN leaves it at
@@ -68,14 +69,11 @@ def _linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _folded(weights: dict[str, Tensor], index: int) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution `features[index]` with the batch norm behind it, rounded once."""
-    norm = {
-        name: weights[f"features.{index + 1}.{name}"].double()
-        for name in ("weight", "bias", "running_mean", "running_var")
-    }
-    scale = norm["weight"] / torch.sqrt(norm["running_var"] + BATCH_NORM_EPS)
-    weight = weights[f"features.{index}.weight"].double() * scale[:, None, None, None]
-    bias = (weights[f"features.{index}.bias"].double() - norm["running_mean"]) * scale + norm["bias"]
-    return weight.float().contiguous(memory_format=torch.channels_last), bias.float()
+    names = ("running_mean", "running_var", "weight", "bias")
+    mean, variance, scale, shift = (weights[f"features.{index + 1}.{name}"].double() for name in names)
+    plain, offset = (weights[f"features.{index}.{name}"].double() for name in ("weight", "bias"))
+    weight, bias = fuse_conv_bn_weights(plain, offset, mean, variance, BATCH_NORM_EPS, scale, shift)
+    return weight.detach().float().contiguous(memory_format=torch.channels_last), bias.detach().float()
 
 
 def _halved(features: Tensor) -> Tensor:
