@@ -15,6 +15,8 @@ Reason = Literal["below_threshold", "forced", "deferral_off", RemoteReason, "rem
 
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 REMOTE_REASONS: tuple[RemoteReason, ...] = get_args(RemoteReason)
+# What a call to the large model may end in; for the others none is made, or it is given up.
+CALL_FAILURES = tuple(reason for reason in REMOTE_REASONS if reason not in {"breaker_open", "deadline"})
 
 
 class Draft(Protocol):

@@ -29,7 +29,7 @@ class LastGood:
             return None
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            logger.warning("The last good policy in %s is unreadable: %s.", self._path, why)
+            logger.warning("the last good policy in %s is unreadable: %s", self._path, why)
             return None
         if policy.gate_digest != self._gate_digest:
             return None
@@ -45,7 +45,7 @@ class LastGood:
             # On one line: indented, a document of the greatest length would be too long to be read again.
             await asyncio.to_thread(_write_atomically, self._path, policy.model_dump_json())
         except OSError as error:
-            logger.warning("Cannot keep the last good policy in %s: %s.", self._path, error.strerror)
+            logger.warning("cannot keep the last good policy in %s: %s", self._path, error.strerror)
 
 
 def _write_atomically(path: Path, text: str) -> None:

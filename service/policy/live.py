@@ -88,7 +88,7 @@ class LivePolicy:
             self._made_up = False
         self._on_change(self.point)
         await self._sync()
-        self._tell("The policy in force")
+        self._tell("the policy in force")
         await self._save_last_good()
         self._follower = asyncio.create_task(self._follow(), name="policy follower")
 
@@ -231,7 +231,7 @@ class LivePolicy:
         version = max(self.snapshot.version, await self._store.next_version(self._name))
         policy = self.snapshot.model_copy(update={"version": version})
         await self._store.append(self._name, policy, expected_version=expected_version)
-        logger.warning("The policy store had lost the policy in force; wrote it back as version %d.", version)
+        logger.warning("the policy store had lost the policy in force: wrote it back as version %d", version)
         self._take(policy)
 
     def _first_policy(self, newest: Policy | None, *, version: int) -> Policy:
@@ -258,7 +258,7 @@ class LivePolicy:
         self._made_up = False
         if policy != self.snapshot:
             self.point = OperatingPoint.of(policy)
-            self._tell("The policy has changed")
+            self._tell("the policy has changed")
             self._on_change(self.point)
 
     def _tell(self, what: str) -> None:
@@ -296,7 +296,7 @@ class LivePolicy:
             self._last_failure = error
             self._report_store(False, error.detail)
             return False
-        self._report_store(True, "The policy store answers.")
+        self._report_store(True, "the policy store answers")
         return True
 
     def _report_store(self, up: bool, detail: str) -> None:

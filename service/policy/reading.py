@@ -55,9 +55,9 @@ class DocumentReader:
         self._known.add(fingerprint)
         self._told += 1
         if self._told <= PROBLEMS_TOLD:
-            logger.warning("Unreadable policy in %s, %s.", self._label, problem)
+            logger.warning("unreadable policy in %s, %s", self._label, problem)
         elif self._told == PROBLEMS_TOLD + 1:
-            logger.warning("More unreadable policies in %s; no further ones are told.", self._label)
+            logger.warning("more unreadable policies in %s: no further ones are told", self._label)
 
 
 class Reading:

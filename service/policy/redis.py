@@ -119,7 +119,7 @@ class RedisPolicyStore:
             elif await self._flooded(subscription, timeout_s):
                 if not self._flood_told:
                     self._flood_told = True
-                    logger.warning("A flood of messages on %s in %s: we poll instead.", CHANNEL, self._label)
+                    logger.warning("a flood of messages on %s in %s: we poll instead", CHANNEL, self._label)
                 await self._unsubscribe()
                 await asyncio.sleep(timeout_s)
         except (redis_errors.RedisError, OSError, PolicyStoreDown):

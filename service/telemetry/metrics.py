@@ -10,15 +10,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.utils import floatToGoString
 
-from service.outcomes import REMOTE_REASONS, Draft, Outcome, Settled
+from service.outcomes import CALL_FAILURES, REMOTE_REASONS, Draft, Outcome, Settled
 from service.telemetry.outage import Deferrals
 from service.telemetry.recent import RecentItems
 
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 5.0, 10.0, 30.0)
 FORWARD_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS[:12])
 BATCH_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# What may come of a call to the large model; the other reasons are those for which none is made.
-REMOTE_OUTCOMES = ("ok", "remote_unavailable", "remote_timeout", "remote_bad_answer", "remote_limit")
+REMOTE_OUTCOMES = ("ok", *CALL_FAILURES)
 # All that can happen to an item without an override: a child that appears late loses its first increase in a rate().
 KNOWN_OUTCOMES = (
     ("accepted", "none"),

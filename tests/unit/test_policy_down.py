@@ -114,7 +114,7 @@ class TestStartWhileTheStoreIsDown:
         path = tmp_path / "file" / "last_good.json"
         async with replica(SqlitePolicyStore(tmp_path / "policy.db"), last_good_path=path) as live:
             assert (await live.set(threshold=0.8)).threshold == 0.8
-        assert "Cannot keep the last good policy" in caplog.text
+        assert "cannot keep the last good policy" in caplog.text
 
 
 class TestStoreFailsLater:
