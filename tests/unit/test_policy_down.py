@@ -217,7 +217,7 @@ class TestStoreFailsLater:
             assert (await live.history(1))[0] == live.snapshot
             assert [change.threshold for change in live.changes[live.changes.index(policy) :]] == [0.8, 0.8]
             await live.set(threshold=0.7)
-        assert caplog.text.count("Unreadable") == 1
+        assert caplog.text.count("unreadable policy") == 1
 
     @pytest.mark.parametrize("key", [INDEX_KEY, GATE_KEY])
     async def test_a_key_of_the_wrong_type_is_survived_and_written_past(

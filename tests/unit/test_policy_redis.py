@@ -123,7 +123,7 @@ class TestRedis:
                 assert await store.newest("bundle") is None
                 assert await store.next_version("bundle") == 1
                 assert await store.get("bundle", "gate-a", 1) is None
-            assert len([record for record in caplog.records if "Unreadable" in record.message]) == 1
+            assert len([record for record in caplog.records if "unreadable policy" in record.message]) == 1
             await store.append("bundle", a_policy(1), expected_version=None)
             assert await store.latest("bundle", "gate-a") == a_policy(1)
             assert await redis.get(f"{key}:unreadable") == b"not ours"

@@ -67,7 +67,7 @@ class TestContract:
             assert await store.history("bundle", "gate-a", 10) == [a_policy(1)]
             assert await store.newest("bundle") == a_policy(1)
         assert await store.get("bundle", "gate-a", 2) is None
-        assert [record.levelname for record in caplog.records if "Unreadable" in record.message] == ["WARNING"]
+        assert [record.levelname for record in caplog.records if "unreadable policy" in record.message] == ["WARNING"]
         assert "from_the_future" not in caplog.text
 
         version = await store.next_version("bundle")
