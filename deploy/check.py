@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -132,7 +133,7 @@ class Stack:
     def start(self, name: str) -> None:
         """Start one service; its output goes to its log."""
         command, environment = self.command(name), self.environment(name)
-        with self.log(name).open("ab") as stream:
+        with self.log(name).open("ab") as stream, _interrupts_held_back():
             self.processes[name] = subprocess.Popen(  # noqa: S603  our own compose file's
                 command, env=environment, cwd=ROOT, stdout=stream, stderr=stream, start_new_session=True
             )
@@ -178,6 +179,27 @@ class Stack:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A signal that comes between a process's start and its entry in the list would leave it running.
+
+    Raises KeyboardInterrupt afterwards, if one came. Handlers, unlike a mask, are not inherited by what is started.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 from support import faults
 from support.processes import Service, admin, spawn, spawn_edge, stopping
 
 # Two workers share the cores: threads of torch that wait for each other in both would make a step ten times as slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A time is no assertion: the machine may be busy.
+hypothesis.settings.register_profile("gatekeeper", deadline=None)
+hypothesis.settings.load_profile("gatekeeper")
 # As the commands set it. A test's first import decides: a warning would go to that test's stderr, closed long since.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,15 @@ def started(tmp_path: Path, **environment: str) -> "subprocess.Popen[str]":
 
 
 def left_behind(tmp_path: Path) -> list[str]:
-    """Processes whose command or environment names this run's folder."""
-    found = subprocess.run(["pgrep", "--full", str(tmp_path)], capture_output=True, text=True, check=False).stdout
-    return [pid for pid in found.split() if pid != str(os.getpid())]
+    """The numbers of processes that write into this run's folder, or have it in their command."""
+    found = set(
+        subprocess.run(["pgrep", "--full", str(tmp_path)], capture_output=True, text=True, check=False).stdout.split()
+    )
+    for output in Path("/proc").glob("[0-9]*/fd/1"):
+        with suppress(OSError):  # it has ended meanwhile
+            if str(output.readlink()).startswith(f"{tmp_path}/"):
+                found.add(output.parts[2])
+    return sorted(found - {str(os.getpid())})
 
 
 @pytest.mark.slow
