@@ -16,7 +16,7 @@ from models.progress import Waiting
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.calibration.certify import Certificate
+    from models.calibration.certificate import Certificate
     from models.calibration.thresholds import Choice
 
 NO_THRESHOLD = 3  # the exit code of "no threshold meets it"

@@ -1,22 +1,14 @@
-"""Certified thresholds: the guarantee by simulation, p-values against MAPIE, and the answers where there is none.
-
-One file because every certificate is held against the same simulated populations.
-"""
+"""Certified thresholds: the guarantee by simulation, and the answers where there is none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from mapie.risk_control.fwer_control import control_fwer
-from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
-from scipy.stats import binomtest
 
 from models.bundle import Calibration
-from models.calibration import certify
+from models.calibration.certificate import Certificate
 from models.calibration.certify import (
-    Certificate,
-    Tally,
     certify_accuracy_loss,
     certify_joint_accuracy,
     certify_selective_accuracy,
@@ -207,52 +199,6 @@ def sample(count: int = 1_500, seed: int = 0) -> Calibration:
     return Calibration(g, draw(generator, g), draw(generator, np.full(count, 0.95)))
 
 
-TRIALS = np.repeat([1, 7, 64, 512], 40)
-SHARES = np.tile(np.arange(40) / 39, 4)
-
-
-@pytest.mark.parametrize("target", [0.05, 0.5, 0.9, 0.95, 0.999])
-def test_p_values_are_those_of_mapie(target: float) -> None:
-    right = np.round(SHARES * TRIALS)
-    expected = compute_hoeffding_bentkus_p_value((TRIALS - right) / TRIALS, TRIALS, 1 - target, binary=True)[:, 0]
-    # The tail of 0/1 answers is never above Hoeffding's bound: their minimum is the tail.
-    assert certify.binomial_p_value(Tally(TRIALS, TRIALS, right), target) == pytest.approx(expected, rel=1e-6)
-    halves = np.round(SHARES * TRIALS * 2) / 2
-    expected = compute_hoeffding_bentkus_p_value((TRIALS - halves) / TRIALS, TRIALS, 1 - target)[:, 0]
-    assert certify.hoeffding_bentkus_p_value(Tally(TRIALS, TRIALS, halves), target) == pytest.approx(expected, rel=1e-6)
-
-
-def tally_of(differences: np.ndarray) -> Tally:
-    zero = np.array([0])
-    return Tally(
-        zero, np.array([len(differences)]), np.array([differences.sum()]), np.array([np.count_nonzero(differences)])
-    )
-
-
-@pytest.mark.parametrize("loss", [0.0, 0.004, 0.02])
-@pytest.mark.parametrize("rate", [0.03, 0.2])
-def test_a_paired_p_value_is_small_as_often_as_it_says(loss: float, rate: float) -> None:
-    """Differences whose mean is exactly the loss: 1,000 draws; and it is not that by being useless."""
-    generator = np.random.default_rng(0)
-    chances = [(rate - loss) / 2, 1 - rate, (rate + loss) / 2]
-    draws = generator.choice([1.0, 0.0, -1.0], (1_000, 400), p=chances)
-    p_values = np.array([certify.paired_p_value(tally_of(row), -loss)[0] for row in draws])
-    for level in (0.05, 0.1, 0.5):
-        assert (p_values <= level).mean() <= level + 2 * (level * (1 - level) / len(draws)) ** 0.5
-    assert (p_values <= 0.1).mean() > 0.01
-
-
-def test_a_paired_p_value_is_the_tail_of_the_sum() -> None:
-    """At one rate, against all 3^n outcomes."""
-    for mean, rate, total in ((-0.1, 0.3, 1), (0.0, 0.5, 2), (-0.3, 0.3, -2), (-0.2, 0.9, 0)):
-        sums, chances = np.zeros(1), np.ones(1)
-        for _ in range(7):
-            sums = np.concatenate([sums + 1, sums, sums - 1])
-            chances = np.concatenate([chances * (rate + mean) / 2, chances * (1 - rate), chances * (rate - mean) / 2])
-        expected = chances[sums >= total].sum()
-        assert certify.trinomial_tail(total, 7, np.array([rate]), mean) == pytest.approx(expected, abs=1e-10)
-
-
 def test_an_accuracy_loss_is_certified_where_the_accuracy_itself_is_not() -> None:
     """Half the items are hopeless for both: the joint accuracy is known to three points, the loss to half a one."""
     generator = np.random.default_rng(3)
@@ -278,67 +224,6 @@ def test_deferring_everything_loses_nothing_but_that_does_not_prove_a_gain() -> 
         certify_accuracy_loss(hopeless, hopeless, 0.0, 0.95, "max_softmax")
     assert "a larger loss or better models would" in str(refusal.value)
     assert str(refusal.value).endswith("; deferring everything loses nothing")
-
-
-def test_fixed_sequence_testing_is_that_of_mapie() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        p_values = generator.uniform(0, 0.07, generator.integers(1, 8))
-        rejected = control_fwer(p_values, 0.05, "fixed_sequence")
-        assert certify.fixed_sequence(p_values, 0.05) == len(rejected)
-
-
-@pytest.mark.parametrize(("correct", "trials"), [(0, 5), (1, 1), (5, 5), (943, 1_000), (1, 300)])
-def test_the_lower_bound_is_the_one_of_clopper_and_pearson(correct: int, trials: int) -> None:
-    expected = binomtest(correct, trials, alternative="greater").proportion_ci(0.95, "exact").low
-    tally = Tally(np.array([0]), np.array([trials]), np.array([float(correct)]))
-    assert certify.lower_bound(certify.binomial_p_value, tally, 0.95) == pytest.approx(expected, abs=1e-8)
-
-
-def test_a_tally_counts_what_the_gate_would_do() -> None:
-    """With ties, with thresholds on a confidence, and at both ends."""
-    generator = np.random.default_rng(0)
-    data = Calibration(np.round(generator.uniform(size=60), 1), generator.uniform(size=60), generator.uniform(size=60))
-    thresholds = np.unique(np.concatenate([data.confidence, [0.0, 0.123, 0.55, 1.0, 1.1]]))
-    joint, alone = certify.joint_tally(data, thresholds), certify.selective_tally(data, thresholds)
-    for k, threshold in enumerate(thresholds):
-        accepted = data.confidence >= threshold
-        assert joint.deferred[k] == alone.deferred[k] == (~accepted).sum()
-        assert joint.trials[k] == 60
-        assert joint.correct[k] / 60 == pytest.approx(data.joint_accuracy(threshold), abs=1e-6)
-        assert alone.trials[k] == accepted.sum()
-        assert alone.correct[k] == pytest.approx(data.small_correct[accepted].sum(), abs=1e-6)
-
-
-def test_the_order_goes_from_the_safest_past_a_dip_to_fewer_deferrals() -> None:
-    """A candidate that defers more and looks no safer than another is not tested: nothing could be won by it."""
-    correct = np.array([80.0, 91.0, 85.0, 88.0, 91.0, 95.0, 99.0, 97.0])
-    tally = Tally(np.arange(8), np.full(8, 100), correct)
-    for target in (0.5, 0.9, 1.0):
-        assert certify.testing_order(tally, target).tolist() == [6, 5, 1, 0]
-
-
-def test_a_candidate_that_accepts_nothing_is_never_the_safest() -> None:
-    tally = Tally(np.array([0, 5, 10]), np.array([10, 5, 0]), np.array([2.0, 1.0, 0.0]))
-    assert 2 not in certify.testing_order(tally, 0.9)
-
-
-@pytest.mark.parametrize("decimals", [1, 3, 17])
-@pytest.mark.parametrize("score", ["max_softmax", "negative_entropy", "energy"])
-def test_candidates_lie_between_neighbours_and_at_the_ends(decimals: int, score: str) -> None:
-    low, high = certify.SCORE_RANGES[score]
-    confidence = np.round(sample(300).confidence, decimals) * (high - max(low, -1.0)) + max(low, -1.0)
-    candidates = certify.candidate_thresholds(confidence, score)
-    assert (candidates[0], candidates[-1]) == (low, high)
-    ordered = np.unique(confidence)
-    assert np.array_equal(np.searchsorted(ordered, candidates[1:-1]), np.arange(1, len(ordered)))
-
-
-def test_many_cuts_are_thinned_evenly() -> None:
-    confidence = np.sort(np.random.default_rng(0).beta(20, 0.3, 50_000))
-    candidates = certify.candidate_thresholds(confidence, "max_softmax")
-    assert len(candidates) <= certify.CANDIDATES + 2
-    assert np.diff(np.searchsorted(confidence, candidates)).max() < 2 * len(confidence) / certify.CANDIDATES
 
 
 def test_a_certificate_says_what_the_calibration_data_show() -> None:

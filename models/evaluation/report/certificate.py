@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from models.calibration.certify import JOINT, SELECTIVE
+from models.calibration.measures import JOINT, SELECTIVE
 from models.evaluation.report.wording import percent
 from models.numbers.predictions import Predictions
 from models.operating_points import deferred
