@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 8 * 1024**2  # of the logits that are there at once
 LOWEST = -1e30  # in the place of -inf: a masked entry's p is 0, and 0 * -inf is no number
-FEWEST_ROWS = 48  # the gradient of a large output layer is read and written for each chunk
+FEWEST_ROWS = 96  # the gradient of a large output layer is read and written for each chunk
 
 
 def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
@@ -48,9 +47,15 @@ def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
     accumulated; default: its own number of labels that count. chunk_rows: rows at once; default: CHUNK_BYTES.
 
     Works in float32, float64 stays so; equal to the dense loss (models.gatekeeper) to rounding. Logits of -inf add
-    nothing. A second derivative is not there. Raises ValueError for shapes or labels that do not fit.
+    nothing. Autocast does not reach it. Under torch.no_grad no gradient is computed; a second derivative is not there:
+    create_graph raises RuntimeError. Raises ValueError for shapes, types or labels that do not fit.
     """
-    if hidden.shape[:-1] != labels.shape or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
+    if (
+        hidden.dim() not in (2, 3)
+        or hidden.shape[:-1] != labels.shape
+        or weight.dim() != 2
+        or hidden.shape[-1] != weight.shape[1]
+    ):
         raise ValueError(
             "expected hidden states (N, E) or (B, T, E), labels (N,) or (B, T) and a weight (V, E); got "
             f"{tuple(hidden.shape)}, {tuple(labels.shape)} and {tuple(weight.shape)}"
@@ -59,6 +64,12 @@ def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
         raise ValueError(f"a bias for {weight.shape[0]} entries is ({weight.shape[0]},), not {tuple(bias.shape)}")
     if alpha is not None and not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+    if not hidden.is_floating_point() or labels.is_floating_point():
+        raise ValueError(f"expected floating hidden states and integer labels, got {hidden.dtype} and {labels.dtype}")
+    if softcap is not None and not softcap > 0.0:
+        raise ValueError(f"softcap must be above 0, not {softcap}")
+    if chunk_rows is not None and chunk_rows < 1:
+        raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows}")
     classes = weight.shape[0] if num_classes is None else num_classes
     if not 2 <= classes <= weight.shape[0]:
         raise ValueError(f"{classes} classes do not fit an output layer of {weight.shape[0]} entries")
@@ -67,11 +78,17 @@ def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
     if labels.numel() and not bool(((labels >= 0) & (labels < classes)).all()):
         raise ValueError(f"labels must be in [0, {classes}) or the ignore index {ignore_index}")
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    rows = chunk_rows or max(FEWEST_ROWS, CHUNK_BYTES // (classes * wide.itemsize))
+    rows = chunk_rows or _even(labels.numel(), max(FEWEST_ROWS, CHUNK_BYTES // (classes * wide.itemsize)))
     divisor = max(labels.numel(), 1) if num_items is None else num_items
-    kind = _Kind(alpha, classes, 1.0 / math.log(classes) if normalize_kl else 1.0, softcap, rows, divisor)
+    kl_scale = 1.0 / math.log(classes) if normalize_kl else 1.0
+    kind = _Kind(alpha, classes, kl_scale, softcap, rows, divisor, torch.is_grad_enabled())
     loss: Tensor = _Fused.apply(hidden, weight, bias, labels, kind)  # type: ignore[no-untyped-call]  # torch's
     return loss
+
+
+def _even(total: int, most: int) -> int:
+    """Rows of a chunk, for the fewest chunks of at most `most`, evenly filled: a short last one costs a whole pass."""
+    return math.ceil(total / max(1, math.ceil(total / most))) or 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,7 @@ class _Kind:
     softcap: float | None
     rows: int
     divisor: Tensor | int
+    differentiable: bool  # within a Function's forward it can no longer be asked: grad mode is always off there
 
 
 class _Fused(torch.autograd.Function):
@@ -93,26 +111,33 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, kind: _Kind) -> Tensor:
         ctx.kind = kind
         ctx.save_for_backward(hidden, weight, bias, labels)
-        loss, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, kind, ctx.needs_input_grad[:3])
+        wanted = ctx.needs_input_grad[:3] if kind.differentiable else (False,) * 3
+        loss, ctx.gradients = _loss_and_gradients(hidden, weight, bias, labels, kind, wanted)
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        """Handed over as they are: to copy an output layer's gradient would double what it takes."""
+        """Scaled in place and before they are rounded: a copy of an output layer's gradient would double what it
+        takes, and a small fp16 gradient would be 0 before the scale that is meant to save it."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("token_loss has no second derivative: call backward() or grad() without create_graph")
+        hidden, weight, bias, labels = ctx.saved_tensors
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second time, with retain_graph
-            hidden, weight, bias, labels = ctx.saved_tensors
             _, gradients = _loss_and_gradients(hidden, weight, bias, labels, ctx.kind, ctx.needs_input_grad[:3])
         if float(scale) != 1.0:
-            gradients = [None if found is None else found * scale.to(found.dtype) for found in gradients]
-        return (*gradients, None, None)
+            gradients = [None if found is None else found.mul_(scale) for found in gradients]
+        rounded = [
+            None if found is None else found.to(like.dtype)
+            for found, like in zip(gradients, (hidden, weight, bias), strict=True)
+        ]
+        return (*rounded, None, None)
 
 
 def _loss_and_gradients(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, kind: _Kind, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The loss, and its gradients for hidden, weight and bias, those that are wanted."""
+    """The loss, and its gradients for hidden, weight and bias, those that are wanted, in float32 or float64."""
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     # Within, the padding of the output layer is left out: a slice outside would cost a copy of its gradient.
     wide_weight = weight[: kind.classes].to(wide)
@@ -121,24 +146,24 @@ def _loss_and_gradients(
     d_hidden = torch.empty_like(hidden, dtype=wide) if wanted[0] else None
     d_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
     d_bias = weight.new_zeros(len(weight), dtype=wide) if wanted[2] else None
-    for start in range(0, len(labels), kind.rows):
-        part = slice(start, start + kind.rows)
-        states = hidden[part].to(wide)
-        logits = states @ wide_weight.T if wide_bias is None else torch.addmm(wide_bias, states, wide_weight.T)
-        value, gradient = _chunk(logits, labels[part], kind, wanted=any(wanted))
-        total += value
-        if gradient is None:
-            continue
-        if d_hidden is not None:
-            d_hidden[part] = gradient @ wide_weight
-        if d_weight is not None:
-            d_weight[: kind.classes].addmm_(gradient.T, states)
-        if d_bias is not None:
-            d_bias[: kind.classes] += gradient.sum(dim=0)
-    gradients = [
-        None if found is None or like is None else found.div_(kind.divisor).to(like.dtype)
-        for found, like in ((d_hidden, hidden), (d_weight, weight), (d_bias, bias))
-    ]
+    # Autocast would round the products, and addmm_ refuses a mixture of types.
+    with torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, len(labels), kind.rows):
+            part = slice(start, start + kind.rows)
+            states = hidden[part].to(wide)
+            logits = states @ wide_weight.T if wide_bias is None else torch.addmm(wide_bias, states, wide_weight.T)
+            value, gradient = _chunk(logits, labels[part], kind, wanted=any(wanted))
+            total += value
+            if gradient is None:
+                continue
+            if d_hidden is not None:
+                torch.mm(gradient, wide_weight, out=d_hidden[part])
+            if d_weight is not None:
+                d_weight[: kind.classes].addmm_(gradient.T, states)
+            if d_bias is not None:
+                d_bias[: kind.classes] += gradient.sum(dim=0)
+            del logits, gradient  # before the next chunk's are there
+    gradients = [None if found is None else found.div_(kind.divisor) for found in (d_hidden, d_weight, d_bias)]
     return total / kind.divisor, gradients
 
 
@@ -149,38 +174,41 @@ def _chunk(logits: Tensor, labels: Tensor, kind: _Kind, *, wanted: bool) -> tupl
         logits = logits.div_(kind.softcap).tanh_()
         slope = 1.0 - logits.square()
         logits = logits.mul_(kind.softcap)
-    right = logits.argmax(dim=-1) == labels
-    log_p = logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
-    cross_entropy = -log_p.gather(-1, labels[:, None])[:, 0]
+    best = logits.argmax(dim=-1, keepdim=True)
+    shifted = logits.sub_(logits.gather(-1, best))
+    own = shifted.gather(-1, labels[:, None])
     if kind.alpha is None:
-        value = cross_entropy.sum()
-        gradient = log_p.exp_() if wanted else None
-        if gradient is not None:
-            gradient.scatter_add_(-1, labels[:, None], -torch.ones_like(labels[:, None], dtype=gradient.dtype))
+        p = shifted.exp_()
+        total = p.sum(dim=-1, keepdim=True)
+        value = (total.log() - own).sum()
+        gradient = p.div_(total).scatter_add_(-1, labels[:, None], torch.full_like(own, -1.0)) if wanted else None
     else:
-        value, gradient = _gatekeeper(log_p, labels, right, cross_entropy, kind, wanted=wanted)
+        value, gradient = _gatekeeper(shifted, own, best == labels[:, None], kind, labels, wanted=wanted)
     if gradient is not None and slope is not None:
         gradient.mul_(slope)
     return value, gradient
 
 
 def _gatekeeper(
-    log_p: Tensor, labels: Tensor, right: Tensor, cross_entropy: Tensor, kind: _Kind, *, wanted: bool
+    shifted: Tensor, own: Tensor, right: Tensor, kind: _Kind, labels: Tensor, *, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Equations 4 and 5 of some rows, log_p (M, V)."""
+    """Equations 4 and 5 of some rows: shifted = z - max z (M, V), used up; own (M, 1) the labels' entries of it."""
     assert kind.alpha is not None
     spread = (1.0 - kind.alpha) * kind.kl_scale
-    p = log_p.exp()
-    finite = log_p.clamp_(min=LOWEST)
-    entropy = -torch.bmm(p[:, None], finite[:, :, None])[:, 0, 0]  # without an array for the products
-    kl = math.log(log_p.shape[-1]) - entropy
+    p = shifted.exp()
+    total = p.sum(dim=-1, keepdim=True)
+    log_total = total.log()
+    finite = shifted.clamp_(min=LOWEST)
+    # bmm: without an array for the products
+    entropy = log_total - torch.bmm(p[:, None], finite[:, :, None])[:, :, 0] / total
     # where() keeps the cross-entropy of a wrong position, which may be infinite, out of the sum
-    value = torch.where(right, kind.alpha * cross_entropy, spread * kl).sum()
+    weighted = kind.alpha * (log_total - own)
+    value = torch.where(right, weighted, spread * (math.log(p.shape[-1]) - entropy)).sum()
     if not wanted:
         return value, None
     # right: alpha (p - e_y); wrong: spread p (log p + H)
-    factor = finite.add_(entropy[:, None]).mul_(spread)
-    factor[right] = kind.alpha
+    factor = finite.add_(entropy - log_total).mul_(spread / total)
+    factor[right[:, 0]] = kind.alpha / total[right][:, None]
     gradient = p.mul_(factor)
-    gradient.scatter_add_(-1, labels[:, None], right.to(p.dtype).mul_(-kind.alpha)[:, None])
+    gradient.scatter_add_(-1, labels[:, None], right.to(p.dtype).mul_(-kind.alpha))
     return value, gradient

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.gatekeeper import GatekeeperLoss
+from models.training import token_loss as module
 from models.training.token_loss import token_loss
 
 ENTRIES, SIZE = 50, 8
@@ -115,6 +116,66 @@ def test_a_frozen_output_layer_gets_no_gradient_and_no_grad_means_none() -> None
         assert not token_loss(hidden, weight, labels, alpha=0.3).requires_grad
 
 
+def test_no_grad_computes_no_gradient_of_a_trained_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, _, labels = batch()
+    weight.requires_grad_()
+    wanted: list[tuple[bool, ...]] = []
+    compute = module._loss_and_gradients
+
+    def seen(*given: Any) -> Any:
+        wanted.append(given[-1])
+        return compute(*given)
+
+    monkeypatch.setattr(module, "_loss_and_gradients", seen)
+    token_loss(hidden, weight, labels, alpha=0.3)
+    with torch.no_grad():
+        token_loss(hidden, weight, labels, alpha=0.3)
+    assert wanted == [(False, True, False), (False, False, False)]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_autocast_leaves_it_in_float32(alpha: float | None) -> None:
+    hidden, weight, _, labels = batch(dtype=torch.float32)
+    ours = [part.clone().requires_grad_() for part in (hidden, weight)]
+    theirs = [part.clone().requires_grad_() for part in (hidden, weight)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_loss(*ours, labels, alpha=alpha)
+    found.backward()  # type: ignore[no-untyped-call]
+    dense(*theirs, None, labels, ENTRIES, alpha).backward()  # type: ignore[no-untyped-call]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1024.0, 65536.0])  # GradScaler begins with 65536, which is no fp16 number
+def test_fp16_gradients_are_scaled_before_they_are_rounded(scale: float) -> None:
+    hidden, weight, _, labels = batch(dtype=torch.float16)
+    ours = [part.clone().requires_grad_() for part in (hidden, weight)]
+    theirs = [part.float().requires_grad_() for part in (hidden, weight)]
+    items = 100_000  # without the scale, many of the gradients are below the least fp16 number
+    (scale * token_loss(*ours, labels, alpha=0.3, num_items=items)).backward()  # type: ignore[no-untyped-call]
+    loss = GatekeeperLoss(0.3)(theirs[0] @ theirs[1].T, labels, num_items=items)
+    (scale * loss).backward()  # type: ignore[no-untyped-call]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(one.grad.float(), other.grad, rtol=2e-3, atol=1e-6)
+
+
+def test_a_second_backward_is_the_first_and_a_second_derivative_is_refused() -> None:
+    hidden, weight, _, labels = batch()
+    loss = token_loss(hidden.requires_grad_(), weight.requires_grad_(), labels, alpha=0.3)
+    first = torch.autograd.grad(2.0 * loss, (hidden, weight), retain_graph=True)
+    again = torch.autograd.grad(2.0 * loss, (hidden, weight), retain_graph=True)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, hidden, create_graph=True)
+
+
+@pytest.mark.parametrize(("total", "most", "rows"), [(450, 96, 90), (96, 96, 96), (97, 96, 49), (5, 96, 5), (0, 96, 1)])
+def test_chunks_are_even(total: int, most: int, rows: int) -> None:
+    assert module._even(total, most) == rows
+
+
 def test_answers_in_a_batch_of_sequences() -> None:
     hidden, weight, _, labels = batch(rows=36)
     flat = token_loss(hidden, weight, labels, alpha=0.3)
@@ -145,6 +206,9 @@ def test_what_does_not_fit_is_refused() -> None:
         ((hidden[:5], weight, labels), "expected hidden states"),
         ((hidden, weight[:, :4], labels), "expected hidden states"),
         ((hidden, weight, labels.clamp(min=0) + ENTRIES), "labels must be in"),
+        ((hidden, weight, labels.double()), "integer labels"),
+        ((hidden.long(), weight, labels), "floating hidden states"),
+        ((hidden[1], weight, labels[1]), "expected hidden states"),
     ):
         with pytest.raises(ValueError, match=words):
             token_loss(*given)
@@ -152,6 +216,8 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"alpha": 1.5}, "alpha must be in"),
         ({"bias": bias[:4]}, "a bias for 50 entries"),
         ({"num_classes": 51}, "51 classes do not fit"),
+        ({"softcap": 0.0}, "softcap must be above 0"),
+        ({"chunk_rows": -1}, "chunk_rows must be at least 1"),
     ):
         with pytest.raises(ValueError, match=words):
             token_loss(hidden, weight, labels, **kind)  # type: ignore[arg-type]
