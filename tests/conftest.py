@@ -1,5 +1,6 @@
 """Fixtures that several test files share. Services are real processes, started once a session."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A time is no assertion: the machine may be busy.
 hypothesis.settings.register_profile("gatekeeper", deadline=None)
 hypothesis.settings.load_profile("gatekeeper")
-# As the commands set it. A test's first import decides: a warning would go to that test's stderr, closed long since.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# As the commands set it; the library reads it once, at its first import.
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    """A service that was started in this process sends all logs to the test's stderr, which is closed afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(scope="session")

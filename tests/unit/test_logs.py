@@ -2,20 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from service.settings import EdgeSettings
 from service.telemetry.logs import configure_logs
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def fail(text: str) -> None:
