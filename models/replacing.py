@@ -6,6 +6,7 @@ dot and can be removed.
 
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from models.errors import InputError
 
+LOCK = "lock"
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
@@ -48,6 +50,21 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def held(work: Path) -> Iterator[None]:
+    """One run at a time in a work directory, which is made. Raises InputError where there is another."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / LOCK).open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"another run is at work in {work}: wait for it, or end it") from None
+            yield
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{work} cannot be written: {error.strerror}") from error
 
 
 def exchange(new: Path, directory: Path) -> None:

@@ -69,7 +69,7 @@ def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions, rows
     assert bundle is not None
     if bundle.manifest.writes_text:
         return _evaluate_text(options, source, level, rows, bundle)
-    text.refuse_for_text(rows, ("rows", "scorer"))
+    text.refuse_for_labels(rows, ("rows", "scorer"))
     large = source.open_large(options.large)
     data = source.load(level)
     prepare_libraries()
@@ -96,10 +96,10 @@ def _evaluate_text(
     data = text.load(source, level, rows)
     prepare_libraries()
     _make_output(options.output)
-    evaluation, about, done = text.evaluate(bundle, data, options.large, rows, source.seed)
-    _print_numbers(bundle.manifest.name, evaluation.numbers)
-    _write(options.output, evaluation, about)
-    done()
+    with text.drafted(bundle.directory) as work:
+        evaluation, about = text.evaluate(bundle, data, options.large, rows, source.seed, work)
+        _print_numbers(bundle.manifest.name, evaluation.numbers)
+        _write(options.output, evaluation, about)
     return 0
 
 

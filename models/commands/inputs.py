@@ -82,7 +82,7 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
         required=required,
         metavar="D",
         help="clinc150, banking77, fashion-mnist, cifar10, a .csv, .jsonl or .parquet file, a folder of such files or "
-        "of images by class, or a hub id",
+        "of images by class, or a hub id; with columns prompt and answer, or a set such as arc-easy: to write text",
     )
     parser.add_argument("--text-column", default="text", metavar="NAME", help="default: %(default)s")
     parser.add_argument("--label-column", default="label", metavar="NAME", help="default: %(default)s")
@@ -103,7 +103,8 @@ def add_large(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="L",
         help="the large model's bundle, or a .csv, .jsonl or .parquet table of its answers: columns text (for images "
-        "file; or split and row) and large_label, label or large_correct",
+        "file; or split and row) and large_label, label or large_correct; of models that write text: columns prompt "
+        "(or prompt_id) and large_answer or large_correct, or the word oracle, which is always right",
     )
 
 

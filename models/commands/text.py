@@ -1,7 +1,8 @@
 """What tune, calibrate and evaluate do where --data holds prompts and answers: models that write text."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,7 @@ def load(source: DataOptions, level: LevelOptions, rows: RowsOptions) -> "Prompt
     from models.data.prompts.examples import few
     from models.data.prompts.load import load_prompts
 
-    if level.only_deferred_by is not None:
-        raise InputError("--only-deferred-by is for texts and images with labels")
+    refuse_for_text(level, ("only_deferred_by",))
     if rows.rows is not None and rows.rows < 4:
         raise InputError(f"--rows must be 4 or more, not {rows.rows}")
     assert source.data is not None  # the caller has checked it, or argparse
@@ -110,9 +110,7 @@ def tune(
     from models.training.text.open import TextShape
     from models.training.text.tune import TextRecipe, TextTuning, open_text_tuning
 
-    for name in OF_LABELS:
-        if getattr(training, name):
-            raise InputError(f"{option(name)} is for texts and images with labels")
+    refuse_for_text(training, OF_LABELS)
     if training.loss not in LOSSES:
         raise InputError(f"--loss {training.loss} is for labels; of answers there is {', '.join(LOSSES)}")
     control = training.loss == "cross-entropy"
@@ -154,10 +152,23 @@ def scorer_of(rows: RowsOptions, data: "PromptDataset") -> "Scorer":
     return scorer(rows.scorer or data.scorer)
 
 
-def work_of(bundle: Path) -> Path:
-    """Where drafts lie until a command is done."""
+@contextmanager
+def drafted(bundle: Path) -> Iterator[Path]:
+    """Where drafts lie, beside the bundle, until all is written; what fails leaves them for another try.
+
+    Raises InputError where another run is at work there.
+    """
+    from models.calibration.text.drafts import remove_drafts, tidy
+    from models.replacing import held
+
     resolved = bundle.resolve()
-    return resolved.parent / f"{resolved.name}.work"
+    work = resolved.parent / f"{resolved.name}.work"
+    with held(work):
+        try:
+            yield work
+            remove_drafts(work)
+        finally:
+            tidy(work)
 
 
 def calibrate(
@@ -165,26 +176,22 @@ def calibrate(
 ) -> "Bundle":
     """Drafts, what is right of them, the rule. place: what the bundle is called. Raises InputError."""
     from models.calibration.text.calibrate import calibrate_text
-    from models.calibration.text.drafts import remove_drafts
 
-    work = work_of(place)
-    made = calibrate_text(bundle, data, _large(large, work), scorer_of(rows, data), work, say, score)
-    remove_drafts(work)
-    return made
+    scorer = scorer_of(rows, data)
+    with drafted(place) as work:
+        return calibrate_text(bundle, data, _large(large, work), scorer, work, say, score)
 
 
 def evaluate(
-    bundle: "Bundle", data: "PromptDataset", large: Path | None, rows: RowsOptions, seed: int
-) -> "tuple[Evaluation, dict[str, str], Callable[[], None]]":
-    """(the numbers, facts for the report's head, what removes the drafts once all is written). Raises InputError."""
-    from models.calibration.text.drafts import remove_drafts
+    bundle: "Bundle", data: "PromptDataset", large: Path | None, rows: RowsOptions, seed: int, work: Path
+) -> "tuple[Evaluation, dict[str, str]]":
+    """(the numbers, facts for the report's head). work: of `drafted`. Raises InputError."""
     from models.evaluation.text import about_text_bundle, evaluate_text
 
-    work = work_of(bundle.directory)
     source = _large(large, work)
     scorer = scorer_of(rows, data)
     evaluation = evaluate_text(bundle, data, source, scorer, work, seed)
-    return evaluation, about_text_bundle(bundle, data, source, scorer, seed), lambda: remove_drafts(work)
+    return evaluation, about_text_bundle(bundle, data, source, scorer, seed)
 
 
 def _large(path: Path | None, work: Path) -> "TextLargeAnswers | None":
@@ -211,6 +218,15 @@ def refuse_without_data(source: DataOptions, rows: RowsOptions, score: str | Non
 
 def refuse_for_text(options: Any, names: tuple[str, ...]) -> None:
     """Raise InputError for options that only classifiers have."""
+    _refuse(options, names, "is for models that answer with labels")
+
+
+def refuse_for_labels(options: Any, names: tuple[str, ...]) -> None:
+    """Raise InputError for options that only models that write text have."""
+    _refuse(options, names, "is for models that write text")
+
+
+def _refuse(options: Any, names: tuple[str, ...], why: str) -> None:
     for name in names:
         if getattr(options, name):
-            raise InputError(f"{option(name)} is for texts and images with labels")
+            raise InputError(f"{option(name)} {why}")

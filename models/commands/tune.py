@@ -43,7 +43,8 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
         "--model",
         metavar="M",
         help=f"text-net (default for texts), small-cnn (for images), wide-cnn, {MINILM_NAME} (frozen, with a linear "
-        "head), a directory with a transformers model or a bundle, or a hub id",
+        "head), a directory with a transformers model or a bundle, or a hub id; to write text: smollm2 (default), "
+        "gemma3-270m, tiny-decoder, tiny-t5, tiny-paligemma, a directory or a hub id",
     )
     parser.add_argument("--seeds", metavar="S,S", help="for a sweep: 0,1,2; a bundle each; default: that of --seed")
     parser.add_argument("--restart", action="store_true", help="forget what an earlier, unfinished run has left")
@@ -81,8 +82,8 @@ def run(
             training, writing, prompts, options.output, options.seeds, source.seed, restart=options.restart
         )
         return _say_written(bundles)
-    text.refuse_for_text(writing, ("max_new_tokens", "template", "stop", "extract", "normalize_kl"))
-    text.refuse_for_text(rows, ("rows",))
+    text.refuse_for_labels(writing, ("max_new_tokens", "template", "stop", "extract", "normalize_kl"))
+    text.refuse_for_labels(rows, ("rows",))
     data = source.load(level)
     prepare_libraries()
     if training.model == MINILM_NAME:

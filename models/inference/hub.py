@@ -6,7 +6,7 @@ from types import ModuleType
 
 from huggingface_hub import snapshot_download
 
-from models.bundle import Base
+from models.bundle import WEIGHTS, Base, file_sha256
 from models.errors import BundleError, InputError
 from models.inference.packaged import locate
 
@@ -43,10 +43,18 @@ def fetch(hub_id: str) -> Path:
 
 
 def locate_base(base: Base) -> Path:
-    """The directory of a base's files: what was fetched, the installed package's, else the hub's.
+    """The directory of a base's files, which are those that the bundle was made with. Raises BundleError."""
+    directory = _found(base)
+    for file, expected in ((WEIGHTS["transformers"], base.weights_sha256), ("tokenizer.json", base.tokenizer_sha256)):
+        if not (directory / file).is_file():
+            raise BundleError(f"{directory / file} is missing")
+        if file_sha256(directory / file) != expected:
+            raise BundleError(f"{directory / file} is not the file the bundle was made with (sha256 differs)")
+    return directory
 
-    Raises BundleError.
-    """
+
+def _found(base: Base) -> Path:
+    """What was fetched, the installed package's, else the hub's."""
     if base.fetch is not None:
         try:
             return locate(base.fetch)

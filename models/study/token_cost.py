@@ -19,11 +19,11 @@ VOCABULARIES = ((49_152, 576), (262_144, 640))  # SmolLM2-135M, Gemma 3 270M: en
 MIB = 1024**2
 
 
-def run_tokens(rounds: int) -> None:
-    """Print a row for each vocabulary, with the output layer trained and frozen."""
+def run_tokens(rounds: int, *, whole: bool) -> None:
+    """Print a row for the output layer trained and one for it frozen; whole: of the larger vocabulary too."""
     print(f"{POSITIONS} positions, forward and backward, {rounds} rounds in turns, {torch.get_num_threads()} threads")
     print("entries  output layer  dense s  fused s  ratio (low-high)   dense MiB  fused MiB  ratio")
-    for entries, size in VOCABULARIES:
+    for entries, size in VOCABULARIES if whole else VOCABULARIES[:1]:
         for frozen in (False, True):
             took: dict[str, list[float]] = {"dense": [], "fused": []}
             for number in range(rounds + 1):

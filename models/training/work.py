@@ -1,6 +1,5 @@
 """The directory of what is half done, OUTPUT.work: one run at a time in it, and nothing left of it at the end."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -9,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from models.errors import InputError
+from models.replacing import LOCK, held
 from models.training.stage import world
 
 
@@ -17,7 +16,7 @@ def remove_work(work: Path) -> None:
     """Remove checkpoints and weights of stages, nothing that is not ours; then the directory, if that empties it."""
     if world()[0] != 0:
         return
-    for pattern in ("first-*", "second-*", "soft-*.npy", ".soft-*.partial", "lock"):
+    for pattern in ("first-*", "second-*", "soft-*.npy", ".soft-*.partial", LOCK):
         for path in work.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -33,16 +32,8 @@ def locked(work: Path) -> Iterator[None]:
     if world()[0] != 0:  # the processes of one run share it
         yield
         return
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"another run is at work in {work}: wait for it, or end it") from None
-            yield
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"{work} cannot be written: {error.strerror}") from error
+    with held(work):
+        yield
 
 
 def key_of(document: Any) -> str:

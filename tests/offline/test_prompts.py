@@ -42,7 +42,7 @@ def test_a_file_is_divided_and_read_the_same_each_time(tmp_path: Path) -> None:
     assert sum(map(len, parts)) == 60
     assert len(set.union(*parts)) == 60
     assert load(tmp_path / "sums.jsonl").content_hash == data.content_hash
-    assert data.train[0].answers == (str(2 * int(data.train[0].prompt.split()[0])),)
+    assert data.train[0].answers == (str(2 * int(data.train[0].prompt.text.split()[0])),)
     smaller = few(data, 5)
     assert [len(getattr(smaller, split)) for split in SPLITS] == [5, 5, 5, 5]
     assert smaller.content_hash != data.content_hash
@@ -83,11 +83,11 @@ def test_choices_are_shown_and_an_answer_may_be_text_letter_or_number(tmp_path: 
     data = load(write(tmp_path / "closed.jsonl", rows))
     assert data.scorer == "choice"
     example = data.train[0]
-    assert example.prompt.endswith("\nA. red\nB. round")
+    assert example.prompt.text.endswith("\nA. red\nB. round")
     assert (example.answers, example.choices) == (("A",), ("A", "B"))
     shown = [{**row, "prompt": f"red or round? {place}", "answer": "round"} for place in range(30)]
     example = load(write(tmp_path / "shown.jsonl", shown)).train[0]
-    assert example.prompt.startswith("red or round? ")
+    assert example.prompt.text.startswith("red or round? ")
     assert (example.answers, example.choices) == (("round",), ("red", "round"))
 
 

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.text_models import WORDS, write_tiny_llama
+from support.tiny import write_tiny_clinc150
 
 from models.bundle import load_bundle
 from models.data.prompts.load import load_prompts
 from models.errors import BundleError
 from models.evaluation.report.entropy_picture import entropy_picture
 from models.inference.classifier import load_classifier
+from models.replacing import held
 from service.cli import main
 
 QUICK = ("--epochs", "1", "--tuning-epochs", "1", "--batch-size", "8")
@@ -128,6 +130,37 @@ def test_drafts_survive_a_kill(tuned: Path, echoes: Path, monkeypatch: pytest.Mo
     assert asked == [len(load_prompts(str(echoes), None).test) - 4]
 
 
+def test_one_run_at_a_time_writes_drafts(tuned: Path, echoes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = tuned / "alpha-0.5-seed-0"
+    work = tuned / f"{bundle.name}.work"
+    with held(work):
+        assert run("evaluate", bundle, "--data", echoes, "--large", "oracle") == 2
+    assert f"another run is at work in {work}" in capsys.readouterr().err
+    assert run("evaluate", bundle, "--data", echoes, "--large", "oracle") == 0
+    assert not work.exists()
+
+
+def test_a_sweep_measures_stage_1_once(echoes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    sweep = ("tune", "--data", echoes, "--model", "tiny-decoder", "--alpha", "0.5,0.1", "--rows", "8", *QUICK)
+    assert run(*sweep, "--output", tmp_path / "sweep") == 0
+    said = capsys.readouterr().err
+    assert said.count("stage first (cross-entropy): on the select split") == 1
+    assert said.count("on the select split") == 3
+
+
+def test_an_option_of_the_other_kind_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ("--data", "clinc150", "--data-dir", write_tiny_clinc150(tmp_path / "texts"))
+    for option in (("--rows", "4"), ("--template", "{prompt}"), ("--normalize-kl",)):
+        assert run("tune", *data, *option, "--output", tmp_path / "out") == 2
+        assert f"{option[0]} is for models that write text" in capsys.readouterr().err
+    labels = tmp_path / "labels"
+    assert run("tune", *data, "--epochs", 1, "--tuning-epochs", 1, "--output", labels) == 0
+    for command, option in (("calibrate", ("--score", "sum_log_prob")), ("evaluate", ("--scorer", "exact"))):
+        assert run(command, labels, *data, *option) == 2
+        assert f"{option[0]} is for models that write text" in capsys.readouterr().err
+
+
 def test_a_table_of_the_large_models_answers(tuned: Path, echoes: Path, tmp_path: Path) -> None:
     bundle, table = tuned / "alpha-0.1-seed-0", tmp_path / "large.csv"
     rows = [json.loads(line) for line in echoes.read_text(encoding="utf-8").splitlines()]
@@ -182,7 +215,7 @@ def test_a_bundle_that_writes_is_no_classifier(tuned: Path) -> None:
     ("more", "words"),
     [
         (("--loss", "focal"), "--loss focal is for labels; of answers there is gatekeeper, cross-entropy"),
-        (("--targets-from", "x"), "--targets-from is for texts and images with labels"),
+        (("--targets-from", "x"), "--targets-from is for models that answer with labels"),
         (("--model", "tiny-paligemma"), "tiny-paligemma does image-text-to-text"),
         (("--model", "tiny-decoder", "--lora-rank", "4"), "--lora-rank adapts a pretrained model"),
         (("--model", "tiny-decoder", "--max-tokens", "1"), "the prompt has"),

@@ -6,6 +6,7 @@ from there.
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import numpy as np
 from models.bundle import Bundle, draft_digest
 from models.data.prompts.examples import Example
 from models.errors import InputError
-from models.generation import Prompt
 from models.inference.generation.text_model import Draft, TextModel, load_text_model
 from models.inference.generation.traces import Trace
 from models.progress import Waiting
-from models.replacing import writing
+from models.replacing import LOCK, writing
 
 BATCH_SIZE = 16
 
@@ -48,7 +48,7 @@ class Writer:
         if self._model is None:
             with Waiting(f"loading {self.name}"):
                 self._model = load_text_model(self.bundle)
-        prompts = [Prompt(examples[place].messages, examples[place].image) for place in missing]
+        prompts = [examples[place].prompt for place in missing]
         told = f"{self.name} answers {len(missing):,} {split} prompts"
         if found:
             told += f" ({len(found):,} were answered before)"
@@ -64,11 +64,17 @@ class Writer:
 
 
 def remove_drafts(work: Path) -> None:
-    """Remove what was kept for another try; then the directory, if that empties it."""
+    """Remove what was kept for another try."""
     for path in work.glob("drafts-*.jsonl"):
         path.unlink(missing_ok=True)
-    if work.is_dir() and not any(work.iterdir()):
-        work.rmdir()
+
+
+def tidy(work: Path) -> None:
+    """Remove a work directory with nothing in it but the lock."""
+    if all(path.name == LOCK for path in work.iterdir()):
+        (work / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            work.rmdir()
 
 
 def _document(place: int, draft: Draft) -> dict[str, Any]:

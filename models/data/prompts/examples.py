@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import InputError
-from models.generation import Message
+from models.generation import Message, Prompt
 
 PromptTask = Literal["text-generation", "image-text-to-text"]
 _CARVED = 5  # one prompt in five
@@ -34,9 +34,9 @@ class Example:
     database: Path | None = None
 
     @property
-    def prompt(self) -> str:
-        """The turns as a reader sees them."""
-        return "\n".join(message.content for message in self.messages)
+    def prompt(self) -> Prompt:
+        """What a model is asked."""
+        return Prompt(self.messages, self.image)
 
     @property
     def id(self) -> str:

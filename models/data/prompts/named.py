@@ -22,7 +22,7 @@ from models.generation import Message
 MOST_BYTES = 256 * MIB
 _VARIANT = re.compile(r"\(\d+\)$")
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-_VALIDATION = 10  # one of so many training rows, where a set has no validation split
+_TENTH = 10  # of the training rows: one is select, one is calibrate, where a set has no validation split
 _SEED = 0
 
 
@@ -64,7 +64,7 @@ def _closed(instruction: str, answer: str) -> Example:
 
 def _split_off(rows: list[Example]) -> tuple[list[Example], list[Example]]:
     """(training rows, validation rows)."""
-    chosen = set(random.Random(_SEED).sample(range(len(rows)), len(rows) // _VALIDATION * 2))
+    chosen = set(random.Random(_SEED).sample(range(len(rows)), len(rows) // _TENTH * 2))
     return (
         [row for place, row in enumerate(rows) if place not in chosen],
         [row for place, row in enumerate(rows) if place in chosen],
@@ -169,7 +169,7 @@ def _easy_vqa(directory: Path) -> PromptSource:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not easy-VQA ({error!r})") from error
-    chosen = set(random.Random(_SEED).sample(range(len(images["train"])), len(images["train"]) // _VALIDATION))
+    chosen = set(random.Random(_SEED).sample(range(len(images["train"])), len(images["train"]) // _TENTH * 2))
     ours = {f"train/{number}" for number in chosen}
     given["validation"] = [row for row in given["train"] if row.image_key in ours]
     given["train"] = [row for row in given["train"] if row.image_key not in ours]

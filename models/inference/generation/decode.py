@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from models.errors import InputError
 from models.generation import Generation
 from models.inference.generation.reader import Inputs
 from models.inference.generation.traces import Trace
@@ -67,7 +68,7 @@ def greedy(model: Any, inputs: Inputs, generation: Generation, pad_id: int, deco
                 eos_token_id=list(generation.end_tokens),
                 pad_token_id=pad_id,
                 bos_token_id=getattr(model.config, "bos_token_id", None),
-                decoder_start_token_id=model.generation_config.decoder_start_token_id if encoder_decoder else None,
+                decoder_start_token_id=decoder_start(model) if encoder_decoder else None,
             ),
             logits_processor=LogitsProcessorList([recorder]),
             stopping_criteria=StoppingCriteriaList(stopping),
@@ -80,6 +81,16 @@ def greedy(model: Any, inputs: Inputs, generation: Generation, pad_id: int, deco
         own = np.s_[row, :length]
         traces.append(Trace(tuple(tokens[:length]), log_prob[own].copy(), entropy[own].copy(), ended))
     return traces
+
+
+def decoder_start(model: Any) -> int:
+    """The token that an encoder-decoder model's decoder begins with, as transformers finds it. Raises InputError."""
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for config in (model.generation_config, model.config):
+            found = getattr(config, name, None)
+            if found is not None:
+                return int(found)
+    raise InputError("the model says no decoder_start_token_id: set it in its config.json")
 
 
 def _length(tokens: Sequence[int], generation: Generation, decode: Decode) -> tuple[int, bool]:

@@ -40,12 +40,11 @@ class ImageTextReader:
 
     def batch(self, rows: Sequence[Inputs], *, left: bool) -> Inputs:
         """What is a number for each token is padded, what is of an image is stacked."""
-        fill = {"input_ids": self.pad_id}
         found: dict[str, Tensor] = {}
         for name in rows[0]:
             parts = [row[name] for row in rows]
             if name == "input_ids" or name in TOKEN_LEVEL:
-                found[name] = padded(parts, fill.get(name, 0), left=left)
+                found[name] = padded(parts, self.pad_id if name == "input_ids" else 0, left=left)
             else:
                 found[name] = torch.stack(parts)
         return found

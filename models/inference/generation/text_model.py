@@ -1,6 +1,6 @@
 """A bundle that writes text, loaded: prompts in, drafts out. One thread calls it, one batch at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.errors import BundleError, InputError
-from models.generation import TEXT_TASKS, Generation, Prompt
+from models.generation import Generation, Prompt
 from models.inference.generation.decode import greedy
 from models.inference.generation.reader import Reader
 from models.inference.generation.traces import Trace
@@ -53,11 +53,16 @@ class TextModel:
 
         Raises InputError that names the prompt by its place, before the first draft.
         """
-        lengths = np.array([len(self._read(prompts, place)["input_ids"]) for place in range(len(prompts))])
+        lengths, read = [], {}
+        for place, prompt in enumerate(prompts):
+            row = self._read(prompts, place)
+            lengths.append(len(row["input_ids"]))
+            if prompt.image is None:  # the pixels of thousands would fill the memory
+                read[place] = row
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size].tolist()
-            yield places, self._draft([self._read(prompts, place) for place in places])
+            yield places, self._draft([read.pop(place, None) or self._read(prompts, place) for place in places])
 
     def _read(self, prompts: Sequence[Prompt], place: int) -> Any:
         try:
@@ -66,12 +71,11 @@ class TextModel:
             raise InputError(f"prompt {place + 1}: {error}") from error
 
 
-def load_text_model(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> TextModel:
+def load_text_model(bundle: Bundle) -> TextModel:
     """The model of a bundle that writes text, on the CPU or the GPU that is there. Raises BundleError."""
     manifest = bundle.manifest
-    if manifest.task not in TEXT_TASKS:
+    if not manifest.writes_text:
         raise BundleError(f"{bundle.directory}: {manifest.name} does {manifest.task} and writes no text")
     assert manifest.generation is not None  # load_bundle has checked it
-    progress(f"loading {manifest.name}")
     reader, pad_id = load_reader(bundle)
     return TextModel(load_weights(bundle), reader, manifest.generation, pad_id)

@@ -1,11 +1,12 @@
 """The weights and the reader of a bundle that writes text: whole ones of its own, or an adapter on a frozen base."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.bundle import WEIGHTS, Base, Bundle, file_sha256
+from models.bundle import Bundle
 from models.errors import BundleError
 from models.generation import TextTask
 from models.inference.generation.images import ImageTextReader, load_processor
@@ -23,7 +24,7 @@ def load_reader(bundle: Bundle) -> tuple[Reader, int]:
     """(the reader, the id of the padding). Raises BundleError."""
     manifest = bundle.manifest
     assert manifest.generation is not None  # load_bundle has checked it
-    directory = bundle.directory if manifest.runtime == "transformers" else base_directory(bundle)
+    directory = files_of(bundle)
     if manifest.task == "image-text-to-text":
         processor = load_processor(directory)
         pad_id = padding_id(processor.tokenizer)
@@ -45,14 +46,11 @@ def padding_id(tokenizer: Any) -> int:
 def load_weights(bundle: Bundle) -> Any:
     """The model in evaluation mode, on the GPU where there is one. Raises BundleError."""
     manifest = bundle.manifest
-    directory = bundle.directory if manifest.runtime == "transformers" else base_directory(bundle)
+    directory = files_of(bundle)
     try:
         model = open_weights(directory, manifest.task)  # type: ignore[arg-type]  # of a bundle that writes text
         if manifest.runtime == "peft":
-            from peft import PeftModel  # noqa: PLC0415  a second, for those who need it
-
-            # merged: the same function, and no slower than the base
-            model = PeftModel.from_pretrained(model, str(bundle.directory)).merge_and_unload()
+            model = _merged(model, bundle.directory)
     except BundleError:
         raise
     except Exception as error:  # transformers, peft and safetensors each raise types of their own
@@ -60,6 +58,15 @@ def load_weights(bundle: Bundle) -> Any:
         raise BundleError(f"{bundle.directory}: the model cannot be loaded ({why})") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval()
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    """The base with the adapter in its weights: the same function, and no slower than the base."""
+    from peft import PeftModel  # noqa: PLC0415  a second, for those who need it
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft's business
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
 def open_weights(directory: Path, task: TextTask) -> Any:
@@ -70,19 +77,7 @@ def open_weights(directory: Path, task: TextTask) -> Any:
     )
 
 
-def base_directory(bundle: Bundle) -> Path:
-    """The files of the frozen base, checked against what the bundle was made with. Raises BundleError."""
+def files_of(bundle: Bundle) -> Path:
+    """Where its tokenizer and whole weights lie: the bundle, or the frozen base, checked. Raises BundleError."""
     base = bundle.manifest.base
-    assert base is not None  # load_bundle has checked it
-    directory = locate_base(base)
-    check_base(directory, base)
-    return directory
-
-
-def check_base(directory: Path, base: Base) -> None:
-    """Raise BundleError where a file is missing or another than the bundle was made with."""
-    for file, expected in ((WEIGHTS["transformers"], base.weights_sha256), ("tokenizer.json", base.tokenizer_sha256)):
-        if not (directory / file).is_file():
-            raise BundleError(f"{directory / file} is missing")
-        if file_sha256(directory / file) != expected:
-            raise BundleError(f"{directory / file} is not the file the bundle was made with (sha256 differs)")
+    return bundle.directory if base is None else locate_base(base)

@@ -12,9 +12,9 @@ from torch import Tensor
 from models.bundle import Base
 from models.errors import InputError
 from models.generation import Generation, Prompt, TextTask
+from models.inference.generation.decode import decoder_start
 from models.inference.generation.images import TOKEN_LEVEL
 from models.inference.generation.reader import Inputs, Reader, padded
-from models.inference.generation.text_model import TextModel
 from models.training.text.head_inputs import HeadInputs
 
 IGNORED = -100  # torch's number for a position that no loss counts
@@ -71,7 +71,7 @@ class TextBackbone:
 
     def _of_both(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """The prompt for the encoder, the answer for the decoder."""
-        start = torch.tensor([self.model.config.decoder_start_token_id])
+        start = torch.tensor([decoder_start(self.model)])
         answers = [torch.cat([start, row.answer[:-1]]) for row in rows]
         return {
             **self.reader.batch([row.prompt for row in rows], left=False),
@@ -79,15 +79,13 @@ class TextBackbone:
             "labels": padded([row.answer for row in rows], IGNORED, left=False),
         }
 
-    def text_model(self) -> TextModel:
-        """The same weights, to write with; training may go on afterwards."""
-        return TextModel(self.model.eval(), self.reader, self.generation, self.pad_id)
-
     def save(self, directory: Path) -> None:
         """Write what the bundle's runtime loads: the adapter, or the whole weights, into which one is merged."""
         model = self.model
         if self.base is not None:
-            model.save_pretrained(directory)
+            # The name, no path: where the base lies is this machine's business.
+            model.peft_config["default"].base_model_name_or_path = self.base.fetch or self.base.hub_id
+            model.save_pretrained(directory, save_embedding_layers=False)
             (directory / "README.md").unlink(missing_ok=True)  # peft's card of nothing
             return
         if self.adapted:  # a copy: merging is for good, and the next loss of a sweep starts from the adapter

@@ -19,7 +19,7 @@ from models.training.text.backbone import TextBackbone
 from models.training.text.head_inputs import HeadInputs
 from models.training.text.nets import NETS, start_net
 
-LORA_RANK = 16  # of a packaged model, whose weights no bundle should hold
+LORA_RANK = 8  # of a packaged model, whose weights no bundle should hold
 PLAIN = "{prompt}\n"
 MOST_PROMPT_TOKENS = 1024
 MOST_NEW_TOKENS = 512

@@ -16,7 +16,6 @@ from transformers import set_seed
 from models.bundle import Bundle, write_bundle
 from models.data.prompts.examples import Example, PromptDataset
 from models.errors import InputError
-from models.generation import Prompt
 from models.progress import Waiting
 from models.threads import threads_in_words
 from models.training.manifest import circumstances, code_commit, write_first_card
@@ -79,18 +78,13 @@ def _rows(backbone: TextBackbone, split: Sequence[Example], name: str) -> list[R
     rows, bad = [], []
     for place, example in enumerate(split, 1):
         try:
-            rows.append(backbone.row(prompt_of(example), example.answers[0]))
+            rows.append(backbone.row(example.prompt, example.answers[0]))
         except InputError as error:
             bad.append(f"row {place} of {name}: {error}")
     if bad:
         more = f" ({len(bad):,} such rows)" if len(bad) > 1 else ""
         raise InputError(f"{bad[0]}{more}")
     return rows
-
-
-def prompt_of(example: Example) -> Prompt:
-    """What the model is asked."""
-    return Prompt(example.messages, example.image)
 
 
 class TextTuning:
@@ -186,6 +180,8 @@ class TextTuning:
         with self.backbone.head.taken():
             stage = Stage(what, schedule, self.recipe.seed, directory)
             train_stage(stage, objective(self.backbone, self._train, loss), self.machine, self._say)
+        if f"{name}_select_token_accuracy" in self.measures and name == "first":  # a sweep comes back to it
+            return
         with Waiting(f"{what}: measuring on the select split"):
             found = measures(self.backbone, self._select, schedule.batch_size)
         self.measures |= {f"{name}_select_{measure}": value for measure, value in found.items()}
