@@ -59,8 +59,8 @@ def run(options: CompareOptions, training: TrainingOptions, source: DataOptions)
     training.check()
     data = source.load()
     prepare_libraries()
-    from models.study.findings import as_table
     from models.study.study import Study, run_study
+    from models.study.tables import as_table
 
     large = bundle_at(options.large)
     assert large is not None

@@ -7,7 +7,7 @@ A number that does not exist for the data (one class of outcome only, a large mo
 in the functions and None in the dictionary of `measure`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def statistics(groups: Groups, graded: bool, binary: bool) -> dict[str, float]:
         numbers["large_gain"] = float((groups.large.sum() - groups.small.sum()) / total)
         numbers["h"] = float((groups.gain_rows * np.maximum(-groups.gain, 0.0)).sum() / total)
         numbers["q"] = float((groups.gain_rows * np.maximum(groups.gain, 0.0)).sum() / total)
-    numbers |= {"pearson": _pearson(groups)} if graded else {"s_o": overlapping_share(groups)}
+    numbers |= {"pearson": pearson(groups)} if graded else {"s_o": overlapping_share(groups)}
     if groups.large is not None:
         numbers["s_d"], numbers["s_d_oracle"] = _deferral_performance(groups)
     numbers["auroc"] = _auroc(groups) if binary else np.nan
@@ -143,8 +143,9 @@ def gate_statistics(groups: Groups) -> dict[str, float]:
     """The few numbers by which a study tells gates apart, for a resample of it: a third of the work of `statistics`."""
     at = np.interp(RATIOS, *_real_curve(groups))
     joint = {f"joint_accuracy_at_{ratio:g}": float(value) for ratio, value in zip(RATIOS, at, strict=True)}
-    s_d = _deferral_performance(groups)[0]
-    return {"a_S": float(groups.small.sum() / groups.total), "auroc": _auroc(groups), "s_d": s_d} | joint
+    perfect = replace(groups, large=groups.rows)  # a large model that is always right
+    s_d = {"s_d": _deferral_performance(groups)[0], "s_d_perfect": _deferral_performance(perfect)[0]}
+    return {"a_S": float(groups.small.sum() / groups.total), "auroc": _auroc(groups)} | s_d | joint
 
 
 def deferral_curve(confidence: Floats, small_correct: Floats, large_correct: Floats) -> Floats:
@@ -252,7 +253,7 @@ def _risk_coverage_area(groups: Groups) -> float:
     return float((errors + (surer_errors - surer * errors / rows) * harmonic).sum() / groups.total)
 
 
-def _pearson(groups: Groups) -> float:
+def pearson(groups: Groups) -> float:
     """Correlation of confidence and graded correctness."""
     mean, total = groups.small.sum() / groups.total, groups.total
     centred = groups.confidence - (groups.rows * groups.confidence).sum() / total

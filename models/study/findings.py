@@ -6,86 +6,32 @@ rather than too wide.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import log_softmax
 
-from models.calibration.calibrate import fit_temperature
-from models.inference.confidence import confidences
 from models.numbers.bootstrap import Groups, ascending, rank
 from models.numbers.density import overlapping_share
-from models.numbers.metrics import deferral_curve, gate_statistics
-from models.training.gates import fit_posthoc_head, fit_quantile_gate
+from models.numbers.metrics import gate_statistics, pearson
+from models.numbers.predictions import is_graded
+from models.study.compared import PAID_FOR, Compared, Floats
 
-Floats = NDArray[np.float64]
 UNTUNED, CONTROL = "untuned", "control"
-PLAIN_GATE = "max_softmax"
-GATES = (PLAIN_GATE, "margin", "negative_entropy", "energy", "temperature", "post-hoc head", "quantile")
-# joint: the mean joint accuracy at 10, 20 and 30 % deferral, which is what an operator pays for.
-PAID_FOR = (0.1, 0.2, 0.3)
 RATIOS = tuple(step / 20 for step in range(21))  # where the deferral curves are kept
-MEASURES = ("accuracy", "large", "auroc", "s_d", "s_o", "joint", *(f"joint_{ratio:g}" for ratio in RATIOS))
+MEASURES = (
+    "accuracy",
+    "large",
+    "auroc",
+    "s_d",
+    "s_d_perfect",
+    "s_o",
+    "pearson",
+    "joint",
+    *(f"joint_{ratio:g}" for ratio in RATIOS),
+)
 MERGE_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RESAMPLES = 200
 TINY = 1e-9
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One model of one seed beside the large model: logits (N, C), labels (N,), the large one's correctness (N,).
-
-    large_logits: the large model's own (N, C), in the order of the small one's; None where it gives none.
-    """
-
-    logits: Mapping[str, NDArray[np.float32]]
-    labels: Mapping[str, NDArray[np.int64]]
-    large: Mapping[str, Floats]
-    large_logits: Mapping[str, NDArray[np.float32]] | None = None
-    measured: dict[tuple[str, str], tuple[Floats, Floats]] = field(default_factory=dict, init=False, compare=False)
-
-    def right(self, split: str) -> Floats:
-        """The small model's correctness on a split, (N,)."""
-        right: Floats = (self.logits[split].argmax(axis=1) == self.labels[split]).astype(np.float64)
-        return right
-
-    def confidence(self, gate: str, split: str) -> Floats:
-        """The gate's confidence on a split, (N,); what a gate has to learn it learns on `calibrate`."""
-        logits, known = self.logits[split], self.logits["calibrate"]
-        if gate == "post-hoc head":
-            return fit_posthoc_head(known, self.right("calibrate"))(logits)
-        if gate == "quantile":
-            return fit_quantile_gate(known, self.right("calibrate"))(logits)
-        if gate == "temperature":
-            temperature = fit_temperature(known.astype(np.float64), self.labels["calibrate"])
-            return confidences(logits, temperature)[PLAIN_GATE]
-        plain: Floats = confidences(logits, 1.0)[gate]
-        return plain
-
-    def merged(self, weight: float) -> "Answers":
-        """The same where a deferred item gets argmax(log p_L + weight log p_S): both know something about it.
-
-        Each model at the temperature that fits it on `select`.
-        """
-        assert self.large_logits is not None
-        known = self.labels["select"]
-        parts = {}
-        for name, logits in (("small", self.logits), ("large", self.large_logits)):
-            temperature = fit_temperature(logits["select"].astype(np.float64), known)
-            parts[name] = {split: log_softmax(rows / temperature, axis=1) for split, rows in logits.items()}
-        right = {
-            split: ((parts["large"][split] + weight * parts["small"][split]).argmax(axis=1) == labels).astype(
-                np.float64
-            )
-            for split, labels in self.labels.items()
-        }
-        return replace(self, large=right)
-
-    def joint(self, split: str) -> float:
-        """The mean joint accuracy at PAID_FOR under the plain gate."""
-        curve = deferral_curve(self.confidence(PLAIN_GATE, split), self.right(split), self.large[split])
-        return float(np.interp(PAID_FOR, np.linspace(0.0, 1.0, len(curve)), curve).mean())
 
 
 @dataclass(frozen=True)
@@ -128,25 +74,35 @@ class Findings:
     gates_of: str
     large_accuracy: float
     seeds: int
+    writes_text: bool = False
+    graded: bool = False
 
 
-def find(answers: Mapping[str, Sequence[Answers]], alphas: Sequence[float]) -> Findings:
+def find(answers: Mapping[str, Sequence[Compared]], alphas: Sequence[float]) -> Findings:
     """answers: for each method one a seed, in the same order of seeds."""
-    methods = _rows({name: [(one, PLAIN_GATE) for one in some] for name, some in answers.items()}, CONTROL)
+    kind = answers[CONTROL][0]
+    plain = kind.gates[0]
+    methods = _rows({name: [(one, plain) for one in some] for name, some in answers.items()}, CONTROL)
     gains = {alpha: _gain(methods, f"gatekeeper {alpha:g}") for alpha in alphas}
     best = max(alphas, key=lambda alpha: gains[alpha], default=None)
     chosen = best if best is not None and gains[best] > 0 else None
     gates_of = CONTROL if chosen is None else f"gatekeeper {chosen:g}"
-    gates = _rows({gate: [(one, gate) for one in answers[gates_of]] for gate in GATES}, PLAIN_GATE)
-    large = answers[CONTROL][0].large["test"]
-    summary = _summary(answers, methods, gates, best, gates_of)
+    gates = _rows({gate: [(one, gate) for one in answers[gates_of]] for gate in kind.gates}, plain)
     return Findings(
-        tuple(methods), tuple(gates), tuple(summary), chosen, gates_of, float(large.mean()), len(answers[CONTROL])
+        tuple(methods),
+        tuple(gates),
+        tuple(_summary(answers, methods, gates, best, gates_of)),
+        chosen,
+        gates_of,
+        float(kind.large["test"].mean()),
+        len(answers[CONTROL]),
+        writes_text=kind.writes_text,
+        graded=any(is_graded(one.right("test")) for some in answers.values() for one in some),
     )
 
 
 def _summary(
-    answers: Mapping[str, Sequence[Answers]],
+    answers: Mapping[str, Sequence[Compared]],
     methods: Sequence[Row],
     gates: Sequence[Row],
     alpha: float | None,
@@ -156,19 +112,20 @@ def _summary(
         return [max(names, key=lambda name: _gain(rows, name))] if names else []
 
     others = [name for name in answers if name not in (UNTUNED, CONTROL) and not name.startswith("gatekeeper ")]
-    plain = [
+    plain = gates[0].name
+    shown_methods = [
         *(name for name in (UNTUNED, CONTROL) if name in answers),
         *([] if alpha is None else [f"gatekeeper {alpha:g}"]),
         *best(others, methods),
     ]
-    shown = {name: [(one, PLAIN_GATE) for one in answers[name]] for name in plain}
-    for gate in best([row.name for row in gates if row.name != PLAIN_GATE], gates):
+    shown = {name: [(one, plain) for one in answers[name]] for name in shown_methods}
+    for gate in best([row.name for row in gates if row.name != plain], gates):
         shown[f"{gates_of}, {gate}"] = [(one, gate) for one in answers[gates_of]]
     for name in dict.fromkeys([CONTROL, gates_of]):
-        if all(one.large_logits is not None for one in answers[name]):
+        if all(one.merges for one in answers[name]):
             merges = {weight: [one.merged(weight) for one in answers[name]] for weight in MERGE_WEIGHTS}
             weight = max(merges, key=lambda weight: sum(one.joint("select") for one in merges[weight]))
-            shown[f"{name}, merged {weight:g}"] = [(one, PLAIN_GATE) for one in merges[weight]]
+            shown[f"{name}, merged {weight:g}"] = [(one, plain) for one in merges[weight]]
     return _rows(shown, CONTROL)
 
 
@@ -182,7 +139,7 @@ def _difference(number: Number) -> float:
     return number.difference
 
 
-def _rows(models: Mapping[str, Sequence[tuple[Answers, str]]], against: str) -> list[Row]:
+def _rows(models: Mapping[str, Sequence[tuple[Compared, str]]], against: str) -> list[Row]:
     by_split = {split: _numbers(models, against, split) for split in ("select", "test")}
     return [
         Row(name, by_split["select"][name], by_split["test"][name], _verdict(name, by_split["select"][name], against))
@@ -203,7 +160,7 @@ def _verdict(name: str, numbers: dict[str, Number], against: str) -> str:
 
 
 def _numbers(
-    models: Mapping[str, Sequence[tuple[Answers, str]]], against: str, split: str
+    models: Mapping[str, Sequence[tuple[Compared, str]]], against: str, split: str
 ) -> dict[str, dict[str, Number]]:
     """Of each model, mean over its seeds. Intervals on `test` alone: on `select` the means decide."""
     points = {
@@ -239,7 +196,7 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _measure(one: Answers, gate: str, split: str) -> tuple[Floats, Floats]:
+def _measure(one: Compared, gate: str, split: str) -> tuple[Floats, Floats]:
     """(measures,) of all items and, on `test`, (resamples, measures); resample i draws the same items for every model.
 
     A model stands in several tables and is measured once.
@@ -265,73 +222,5 @@ def _values(groups: Groups) -> Floats:
     curve = numbers["a_S"] + np.interp(RATIOS, deferred, gained)
     joint = [numbers[f"joint_accuracy_at_{ratio:g}"] for ratio in PAID_FOR]
     large = groups.large.sum() / groups.total
-    alone = [numbers["a_S"], large, numbers["auroc"], numbers["s_d"], overlapping_share(groups)]
-    return np.array([*alone, float(np.mean(joint)), *curve])
-
-
-def as_table(findings: Findings) -> str:
-    """The tables in Markdown: `test` in the columns, the verdict from `select`."""
-    chosen = "none: the control stays" if findings.chosen is None else f"{findings.chosen:g}"
-    about = (
-        f"Test split, {findings.seeds} seeds, accuracy of the large model a_L {findings.large_accuracy:.4f}"
-        f"{_large_interval(findings)}. joint: the mean of the joint accuracy at 10, 20 and 30 % deferral; differences "
-        "are paired, with 95 % intervals over seeds and items."
-    )
-    methods = _markdown("method", findings.methods, "the control")
-    gates = _markdown("gate", findings.gates, PLAIN_GATE)
-    choice = f"Chosen on `select`: alpha {chosen}. Gates on {findings.gates_of}:"
-    merged = (
-        "The best of each kind, as `select` ranks them. merged w: a deferred item gets argmax(log p_L + w log p_S), "
-        "and s_d is against that."
-    )
-    return "\n".join([about, "", *methods, "", choice, "", *gates, "", merged, "", *_summary_table(findings.summary)])
-
-
-def _large_interval(findings: Findings) -> str:
-    number = next(row.on_test["large"] for row in findings.methods if row.name == CONTROL)
-    return f" [{number.low:.4f}, {number.high:.4f}]"
-
-
-def _summary_table(rows: Sequence[Row]) -> list[str]:
-    columns = {
-        "a_S": "accuracy",
-        "s_d": "s_d",
-        "s_o": "s_o",
-        "AUROC": "auroc",
-        "joint at 10 %": "joint_0.1",
-        "at 20 %": "joint_0.2",
-        "at 30 %": "joint_0.3",
-    }
-    lines = [f"| | {' | '.join(columns)} | joint - that of the control |", "| --- " * (len(columns) + 2) + "|"]
-    for row in rows:
-        cells = [_with_interval(row.on_test[measure]) for measure in columns.values()]
-        joint = row.on_test["joint"]
-        same = "" if row.name == CONTROL else _difference_with_interval(joint)
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {same} |")
-    return lines
-
-
-def _with_interval(number: Number) -> str:
-    """No interval where some resample does not have the number, such as s_d where the small model is the better one."""
-    if number.value is None:
-        return "-"
-    interval = "" if number.low is None or number.high is None else f" [{number.low:.4f}, {number.high:.4f}]"
-    return f"{number.value:.4f}{interval}"
-
-
-def _difference_with_interval(number: Number) -> str:
-    return f"{number.difference:+.4f} [{number.difference_low:+.4f}, {number.difference_high:+.4f}]"
-
-
-def _markdown(what: str, rows: Sequence[Row], against: str) -> list[str]:
-    lines = [
-        f"| {what} | a_S | AUROC | s_d | joint | joint - that of {against} | on select |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        joint = row.on_test["joint"]
-        values = [row.on_test[name].value for name in ("accuracy", "auroc", "s_d", "joint")]
-        cells = ["-" if value is None else f"{value:.4f}" for value in values]
-        difference = "" if row.verdict == "the reference" else _difference_with_interval(joint)
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {difference} | {row.verdict} |")
-    return lines
+    of_gate = (numbers["auroc"], numbers["s_d"], numbers["s_d_perfect"], overlapping_share(groups), pearson(groups))
+    return np.array([numbers["a_S"], large, *of_gate, float(np.mean(joint)), *curve])

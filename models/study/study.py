@@ -8,11 +8,10 @@ alpha or loss costs its own stage 2 alone. Gates are fitted on `calibrate`, choi
 `select`, and `test` is only reported (findings.py).
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,10 @@ from models.inference.answers import answers
 from models.inference.classifier import load_classifier
 from models.labels import check_same_labels, places
 from models.progress import Waiting
-from models.replacing import write_whole, write_whole_bytes, write_whole_text, writing
-from models.study.curves import study_curves
-from models.study.findings import CONTROL, UNTUNED, Answers, Findings, as_table, find
-from models.study.picture import study_picture
+from models.replacing import write_whole, writing
+from models.study.findings import CONTROL, UNTUNED, Findings, find
+from models.study.label_answers import Answers
+from models.study.results import write_findings
 from models.training.losses import Loss
 from models.training.model import Backbone
 from models.training.stage import Machine, world
@@ -82,7 +81,7 @@ def run_study(study: Study, output: Path, machine: Machine, say: Say) -> Finding
     check_same_labels(study.large.manifest.name, study.large.manifest.labels, study.data.name, study.data.labels)
     with locked(output / "work"):
         findings = _run(study, output, machine, say)
-    _write(output, findings)
+    write_findings(output, findings)
     return findings
 
 
@@ -106,14 +105,6 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
             clock.tick(name, seed, loss, trained=trained)
     with Waiting("comparing the methods, with their intervals"):
         return find(answers_of, tuple(study.alphas))
-
-
-def _write(output: Path, findings: Findings) -> None:
-    with writing(output):
-        write_whole_text(output / "study.json", json.dumps(asdict(findings), indent=2) + "\n")
-        write_whole_text(output / "study.md", as_table(findings) + "\n")
-        for name, draw in (("study.png", study_picture), ("curves.png", study_curves)):
-            write_whole_bytes(output / name, draw(findings))
 
 
 def _train(tuning: Tuning, loss: Loss | None) -> Arrays:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from support.tiny import write_tiny_clinc150
 
-from models.study.findings import GATES, Answers, as_table, find
+from models.study.findings import find
+from models.study.label_answers import GATES, Answers
 from models.study.study import OTHERS, Study
+from models.study.tables import as_table
 from models.training.recipes import COMPARED_IN_WORDS
 from service.cli import main
 
