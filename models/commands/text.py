@@ -1,9 +1,9 @@
 """What tune, calibrate and evaluate do where --data holds prompts and answers: models that write text."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.data.prompts.examples import PromptDataset
     from models.evaluation.results import Evaluation
     from models.scoring.scorer import Scorer
+    from models.training.text.tune import TextRecipe
 
 MODEL = "smollm2"
 # What tuning a classifier has, and a model that writes text has not.
@@ -56,9 +57,9 @@ def add_rows(parser: argparse.ArgumentParser, *, scorer: bool) -> "argparse._Arg
     return group
 
 
-def add_writing(parser: argparse.ArgumentParser) -> None:
-    """The options of WritingOptions."""
-    group = add_rows(parser, scorer=False)
+def add_writing(parser: argparse.ArgumentParser, *, scorer: bool = False) -> None:
+    """The options of WritingOptions and RowsOptions."""
+    group = add_rows(parser, scorer=scorer)
     group.add_argument(
         "--max-new-tokens",
         type=int,
@@ -107,16 +108,31 @@ def tune(
     prepare_libraries()
     from models.training.sweep import run_sweep
     from models.training.text.objective import LOSSES, TokenLoss
-    from models.training.text.open import TextShape
-    from models.training.text.tune import TextRecipe, TextTuning, open_text_tuning
+    from models.training.text.tune import TextTuning, open_text_tuning
 
-    refuse_for_text(training, OF_LABELS)
     if training.loss not in LOSSES:
         raise InputError(f"--loss {training.loss} is for labels; of answers there is {', '.join(LOSSES)}")
     control = training.loss == "cross-entropy"
     alphas = training.alphas
     if control and len(alphas) > 1:
         raise InputError("cross-entropy has no alpha: a sweep would make the same bundle again")
+    recipe, machine = _recipe(training, writing), training.machine()
+
+    def opened(one: int, work: Path) -> TextTuning:
+        return open_text_tuning(data, replace(recipe, seed=one), work, machine, say)
+
+    losses = {alpha: TokenLoss(None if control else alpha, writing.normalize_kl) for alpha in alphas}
+    measures = ("token_accuracy", "entropy_right", "entropy_wrong", "entropy_auroc")
+    return run_sweep(opened, losses, seeds(given_seeds, seed), output, say, measures=measures, restart=restart)
+
+
+def _recipe(training: TrainingOptions, writing: WritingOptions) -> "TextRecipe":
+    """Raises InputError for options that only classifiers have."""
+    from models.training.text.objective import TokenLoss
+    from models.training.text.open import TextShape
+    from models.training.text.tune import TextRecipe
+
+    refuse_for_text(training, OF_LABELS)
     shape = TextShape(
         training.max_tokens,
         writing.max_new_tokens,
@@ -125,24 +141,37 @@ def tune(
         writing.extract,
         training.lora_rank,
     )
-    machine = training.machine()
+    return TextRecipe(
+        training.model or MODEL,
+        TokenLoss(normalize_kl=writing.normalize_kl),
+        shape=shape,
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        tuning_epochs=training.tuning_epochs,
+        tuning_learning_rate=training.tuning_learning_rate,
+    )
 
-    def opened(one: int, work: Path) -> TextTuning:
-        recipe = TextRecipe(
-            training.model or MODEL,
-            seed=one,
-            shape=shape,
-            batch_size=training.batch_size,
-            epochs=training.epochs,
-            learning_rate=training.learning_rate,
-            tuning_epochs=training.tuning_epochs,
-            tuning_learning_rate=training.tuning_learning_rate,
-        )
-        return open_text_tuning(data, recipe, work, machine, say)
 
-    losses = {alpha: TokenLoss(None if control else alpha, writing.normalize_kl) for alpha in alphas}
-    measures = ("token_accuracy", "entropy_right", "entropy_wrong", "entropy_auroc")
-    return run_sweep(opened, losses, seeds(given_seeds, seed), output, say, measures=measures, restart=restart)
+def compare(
+    training: TrainingOptions,
+    writing: WritingOptions,
+    rows: RowsOptions,
+    data: "PromptDataset",
+    large: Path,
+    seeds: Sequence[int],
+    output: Path,
+) -> str:
+    """What was found, in Markdown. Raises InputError."""
+    prepare_libraries()
+    from models.calibration.text.large import open_text_large
+    from models.study.tables import as_table
+    from models.study.text_study import TextStudy, run_text_study
+
+    answers = open_text_large(large, output / "drafts")
+    recipe = _recipe(training, writing)
+    study = TextStudy(data, answers, scorer_of(rows, data), recipe, tuple(training.alphas), tuple(seeds))
+    return as_table(run_text_study(study, output, training.machine(), say))
 
 
 def scorer_of(rows: RowsOptions, data: "PromptDataset") -> "Scorer":
@@ -224,6 +253,12 @@ def refuse_for_text(options: Any, names: tuple[str, ...]) -> None:
 def refuse_for_labels(options: Any, names: tuple[str, ...]) -> None:
     """Raise InputError for options that only models that write text have."""
     _refuse(options, names, "is for models that write text")
+
+
+def refuse_writing(writing: WritingOptions, rows: RowsOptions) -> None:
+    """Raise InputError where one of them is given and --data has labels."""
+    refuse_for_labels(writing, tuple(field.name for field in fields(writing)))
+    refuse_for_labels(rows, tuple(field.name for field in fields(rows)))
 
 
 def _refuse(options: Any, names: tuple[str, ...], why: str) -> None:

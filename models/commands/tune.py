@@ -82,8 +82,7 @@ def run(
             training, writing, prompts, options.output, options.seeds, source.seed, restart=options.restart
         )
         return _say_written(bundles)
-    text.refuse_for_labels(writing, ("max_new_tokens", "template", "stop", "extract", "normalize_kl"))
-    text.refuse_for_labels(rows, ("rows",))
+    text.refuse_writing(writing, rows)
     data = source.load(level)
     prepare_libraries()
     if training.model == MINILM_NAME:

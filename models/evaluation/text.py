@@ -10,7 +10,7 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.calibration.text.calibrate import check_text_task, correctness
-from models.calibration.text.drafts import Writer
+from models.calibration.text.drafts import bundle_writer
 from models.calibration.text.large import TextLargeAnswers
 from models.data.prompts.examples import PromptDataset
 from models.evaluation.evaluate import certified, made
@@ -32,7 +32,7 @@ def evaluate_text(
     check_text_task(bundle, data)
     generation = bundle.manifest.generation
     assert generation is not None  # of a bundle that writes text
-    drafts = Writer(bundle, work).drafts(data.test, "test", data.content_hash)
+    drafts = bundle_writer(bundle, work).drafts(data.test, "test", data.content_hash)
     traces = [draft.trace for draft in drafts]
     scores = scores_of(traces, generation.rule)
     predictions = Predictions(

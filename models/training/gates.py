@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-Gate = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+Gate = Callable[[Any], NDArray[np.float64]]
 
 
 def fit_posthoc_head(logits: NDArray[np.float32], correct: NDArray[np.float64]) -> Gate:
@@ -34,8 +34,15 @@ def _fit(logits: NDArray[np.float32], correct: NDArray[np.float64], features: Ca
     def rows(some: NDArray[np.float32]) -> Any:
         return features(np.maximum(log_softmax(some.astype(np.float64), axis=1), -30.0))
 
-    if len(np.unique(correct)) < 2:  # never wrong, or never right: nothing to learn
+    head = fit_head(rows(logits), correct)
+    return lambda some: head(rows(some))
+
+
+def fit_head(features: NDArray[np.floating], correct: NDArray[np.float64]) -> Gate:
+    """A linear head on (N, F) that predicts whether the answer is right; a grade counts as right above a half."""
+    right = correct > 0.5
+    if right.all() or not right.any():  # nothing to learn
         return lambda some: np.zeros(len(some))
     head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-    head.fit(rows(logits), correct > 0.5)
-    return lambda some: np.asarray(head.predict_proba(rows(some))[:, 1], dtype=np.float64)
+    head.fit(features, right)
+    return lambda some: np.asarray(head.predict_proba(some)[:, 1], dtype=np.float64)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from models.bundle import CALIBRATION, SELECTION, Bundle, Calibration, rewrite_bundle, write_calibration
-from models.calibration.text.drafts import Writer
+from models.calibration.text.drafts import bundle_writer
 from models.calibration.text.large import TextLargeAnswers, reference_of
 from models.calibration.text.rule import fit_rule
 from models.data.prompts.examples import Example, PromptDataset
@@ -44,7 +44,7 @@ def calibrate_text(
     check_text_task(bundle, data)
     if score is not None and score not in TEXT_SCORE_RANGES:
         raise InputError(f"--score {score}: there is {', '.join(TEXT_SCORE_RANGES)}")
-    writer, chosen = Writer(bundle, work), score or bundle.manifest.score
+    writer, chosen = bundle_writer(bundle, work), score or bundle.manifest.score
     drafts = {split: writer.drafts(getattr(data, split), split, data.content_hash) for split in FILES}
     right = {split: correctness(drafts[split], getattr(data, split), scorer) for split in FILES}
     large_right = {split: None if large is None else large.correct(data, split, scorer) for split in FILES}

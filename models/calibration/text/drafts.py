@@ -5,7 +5,7 @@ from there.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,16 @@ BATCH_SIZE = 16
 
 
 class Writer:
-    """A bundle's model, loaded when the first draft is asked for, and the directory of what it has written."""
+    """A model that is opened when the first draft is asked for, and the directory of what it has written."""
 
-    def __init__(self, bundle: Bundle, work: Path) -> None:
-        self.bundle, self._work = bundle, work
-        self.name = bundle.manifest.name
+    def __init__(self, name: str, key: str, open_model: Callable[[], TextModel], work: Path) -> None:
+        """key: all that decides a draft, for a file's name."""
+        self.name, self._key, self._open, self._work = name, key, open_model, work
         self._model: TextModel | None = None
 
     def drafts(self, examples: Sequence[Example], split: str, content_hash: str) -> list[Draft]:
         """A draft for each example, in order. content_hash: that of the data. Raises InputError and BundleError."""
-        path = self._work / f"drafts-{draft_digest(self.bundle.manifest)[:12]}-{content_hash[:12]}-{split}.jsonl"
+        path = self._work / f"drafts-{self._key}-{content_hash[:12]}-{split}.jsonl"
         found = dict(_read(path, len(examples)))
         missing = [place for place in range(len(examples)) if place not in found]
         if missing:
@@ -46,8 +46,7 @@ class Writer:
         self, path: Path, examples: Sequence[Example], split: str, missing: list[int], found: dict[int, Draft]
     ) -> None:
         if self._model is None:
-            with Waiting(f"loading {self.name}"):
-                self._model = load_text_model(self.bundle)
+            self._model = self._open()
         prompts = [examples[place].prompt for place in missing]
         told = f"{self.name} answers {len(missing):,} {split} prompts"
         if found:
@@ -61,6 +60,16 @@ class Writer:
                         stream.write(json.dumps(_document(missing[place], draft)) + "\n")
                     stream.flush()
                     progress(len(places))
+
+
+def bundle_writer(bundle: Bundle, work: Path) -> Writer:
+    """That of a bundle's model."""
+
+    def opened() -> TextModel:
+        with Waiting(f"loading {bundle.manifest.name}"):
+            return load_text_model(bundle)
+
+    return Writer(bundle.manifest.name, draft_digest(bundle.manifest)[:12], opened, work)
 
 
 def remove_drafts(work: Path) -> None:

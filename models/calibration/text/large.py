@@ -16,9 +16,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import file_sha256, load_bundle
+from models.bundle import Bundle, file_sha256, load_bundle
 from models.calibration.large_answers import column_names, grades
-from models.calibration.text.drafts import Writer
+from models.calibration.text.drafts import bundle_writer
 from models.data.prompts.examples import Example, PromptDataset
 from models.data.records import Columns
 from models.data.tables import read_table
@@ -52,7 +52,7 @@ def open_text_large(path: Path, work: Path) -> TextLargeAnswers:
     if str(path) == ORACLE:
         return Oracle()
     if path.is_dir():
-        return LargeWriter(Writer(load_bundle(path), work))
+        return LargeWriter(load_bundle(path), work)
     if not path.exists():
         raise InputError(f"--large {path} does not exist: it is a bundle's directory, a table of answers, or {ORACLE}")
     return LargeAnswerTable(path)
@@ -70,11 +70,11 @@ class Oracle:
 class LargeWriter:
     """The large model itself."""
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self.name, self.digest = writer.name, writer.bundle.gate_digest
-        if not writer.bundle.manifest.writes_text:
-            raise InputError(f"the large model {self.name} does {writer.bundle.manifest.task} and writes no text")
+    def __init__(self, bundle: Bundle, work: Path) -> None:
+        self._writer = bundle_writer(bundle, work)
+        self.name, self.digest = bundle.manifest.name, bundle.gate_digest
+        if not bundle.manifest.writes_text:
+            raise InputError(f"the large model {self.name} does {bundle.manifest.task} and writes no text")
 
     def correct(self, data: PromptDataset, split: str, scorer: Scorer) -> Floats:
         examples: Sequence[Example] = getattr(data, split)

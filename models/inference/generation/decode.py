@@ -61,7 +61,7 @@ def greedy(model: Any, inputs: Inputs, generation: Generation, pad_id: int, deco
     stopping = [StopTexts(generation.stop, decode, start)] if generation.stop else []
     with torch.inference_mode():
         found: Tensor = model.generate(
-            **inputs,
+            **{name: tensor.to(model.device) for name, tensor in inputs.items()},
             generation_config=GenerationConfig(
                 do_sample=False,
                 max_new_tokens=generation.max_new_tokens,

@@ -15,6 +15,7 @@ from models.generation import Generation, Prompt, TextTask
 from models.inference.generation.decode import decoder_start
 from models.inference.generation.images import TOKEN_LEVEL
 from models.inference.generation.reader import Inputs, Reader, padded
+from models.inference.generation.text_model import TextModel
 from models.training.text.head_inputs import HeadInputs
 
 IGNORED = -100  # torch's number for a position that no loss counts
@@ -78,6 +79,10 @@ class TextBackbone:
             "decoder_input_ids": padded(answers, self.pad_id, left=False),
             "labels": padded([row.answer for row in rows], IGNORED, left=False),
         }
+
+    def text_model(self) -> TextModel:
+        """The same weights, to write with; training may go on afterwards."""
+        return TextModel(self.model.eval(), self.reader, self.generation, self.pad_id)
 
     def save(self, directory: Path) -> None:
         """Write what the bundle's runtime loads: the adapter, or the whole weights, into which one is merged."""
