@@ -60,7 +60,7 @@ async def test_an_unforeseen_error_is_a_problem_without_its_words(tmp_path: Path
 
 
 async def test_the_console_is_served_whole(tmp_path: Path) -> None:
-    """Every file of its folder, asked for again each time: after an upgrade no file meets an older one."""
+    """Every file of its folder; a browser asks for each again, as an upgrade changes them together."""
     assert {path.name for path in FOLDER.iterdir()} == {"page.html", *FILES}
     async with started(tmp_path) as app, client_of(app) as client:
         for name, media_type in FILES.items():

@@ -73,6 +73,8 @@ CONSOLE = {
     "versions": "words elements edge token draft",
     "page": "elements edge token traffic parts trial draft plot versions",
 }
+CONSOLE_IMPORT = re.compile(r'^import \{ (.+) \} from "\./(\w+)\.js";$', re.MULTILINE)
+CONSOLE_EXPORT = re.compile(r"^export (?:async )?(?:function|const|let|class) ([\w$]+)", re.MULTILINE)
 # What the service may know of the models, by the part that knows it.
 MODELS_IN_SERVICE = {
     "runtime": "bundle errors inference",
@@ -160,10 +162,10 @@ def test_the_console_imports_what_its_table_allows_and_only_what_is_there() -> N
     modules = console_modules()
     used: dict[str, set[str]] = {name: set() for name in modules}
     for name, text in modules.items():
-        imports = re.findall(r'^import \{ (.+) \} from "\./(\w+)\.js";$', text, re.M)
+        imports = CONSOLE_IMPORT.findall(text)
         assert len(imports) == len(re.findall(r"\bimport\b.*\bfrom\b|\bimport\(", text)), f"{name}: one form of import"
         for names, other in imports:
-            exported = re.findall(r"^export (?:async )?(?:function|const|let|class) ([\w$]+)", modules[other], re.M)
+            exported = CONSOLE_EXPORT.findall(modules[other])
             assert set(names.split(", ")) <= set(exported), f"{name} imports from {other}"
             used[name].add(other)
     assert used == {name: set(allowed.split()) for name, allowed in CONSOLE.items()}
