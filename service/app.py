@@ -81,7 +81,7 @@ def _create(
             yield
 
     admin_routes = (f"/admin/v1/policy{name}" for name in ("", "/history", "/preview", "/rollback"))
-    console_routes = (f"/console{name}" for name in ("", "/state", "/page.css", "/page.js"))
+    console_routes = ("/console", "/console/state", *(f"/console/{name}" for name in console.FILES))
     routes = ("/v1/classify", "/v1/models", *HEALTH, "/metrics", "/admin/v1/status", *admin_routes, *console_routes)
     app = _Service(title=title, version=code_version(), lifespan=lifespan)
     app.entry = DirectRoute(app.entry, "/v1/classify", classify.classify)

@@ -9,13 +9,15 @@ from fastapi import APIRouter, Request, Response
 from service.api.state import edge_of
 from service.api.status import ConsoleState, console_state
 
-FILES = Path(__file__).resolve().parent.parent / "console"
+FOLDER = Path(__file__).resolve().parent.parent / "console"
 # Trusted Types besides: a browser that knows them refuses to take any text for markup, whatever the script does.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-MEDIA_TYPES = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+MODULES = ("page", "words", "elements", "edge", "token", "traffic", "parts", "draft", "plot", "versions", "trial")
+# What the page loads, by media type: no other file of the folder is found.
+FILES = {"page.css": "text/css"} | {f"{module}.js": "text/javascript" for module in MODULES}
 
 
 router = APIRouter(prefix="/console", tags=["console"])
@@ -24,19 +26,7 @@ router = APIRouter(prefix="/console", tags=["console"])
 @router.get("", include_in_schema=False)
 async def page() -> Response:
     """The page."""
-    return _file("page.html")
-
-
-@router.get("/page.css", include_in_schema=False)
-async def style() -> Response:
-    """Its style."""
-    return _file("page.css")
-
-
-@router.get("/page.js", include_in_schema=False)
-async def script() -> Response:
-    """Its script."""
-    return _file("page.js")
+    return _answer("page.html", "text/html")
 
 
 @router.get("/state")
@@ -45,11 +35,21 @@ async def state(request: Request) -> ConsoleState:
     return console_state(edge_of(request.scope))
 
 
-def _file(name: str) -> Response:
+def _serve(name: str, media_type: str) -> None:
+    @router.get(f"/{name}", include_in_schema=False)
+    async def file() -> Response:
+        return _answer(name, media_type)
+
+
+for _name, _media_type in FILES.items():
+    _serve(_name, _media_type)
+
+
+def _answer(name: str, media_type: str) -> Response:
     headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
-    return Response(_content(name), media_type=MEDIA_TYPES[name], headers=headers)
+    return Response(_content(name), media_type=media_type, headers=headers)
 
 
 @cache
 def _content(name: str) -> bytes:
-    return (FILES / name).read_bytes()
+    return (FOLDER / name).read_bytes()

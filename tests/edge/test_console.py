@@ -184,16 +184,25 @@ def test_a_change_by_somebody_else_meanwhile(own_edge: Service, api: httpx.Clien
     page = operator.signs_in(own_edge)
     page.locator("#threshold").fill("0.9")
     expect(page.get_by_role("button", name="Apply")).to_be_enabled()
+    on_their_way: list[Route] = []
+
+    def delay(route: Route) -> None:
+        on_their_way.append(route)
+
+    page.route("**/admin/v1/policy", delay)
+    page.get_by_role("button", name="Apply").click()
+    eventually(lambda: page.wait_for_timeout(50) or on_their_way, "the change is on its way")
     page.route("**/policy/preview", lambda _: None)  # never answered: it would tell of the other change
     page.route("**/console/state", lambda route: route.abort())  # as if its next look were still to come
-    version = admin(api, "PATCH", "policy", json={"threshold": 0.3, "note": "somebody else"}).json()["version"]
-    # The page knows that it is cut off and offers nothing; a request that was on its way is refused.
     expect(page.locator("#lost")).to_be_visible()
-    expect(page.get_by_role("button", name="Apply")).to_be_disabled()
-    page.evaluate("lostSince = null; document.getElementById('apply').disabled = false")
-    page.get_by_role("button", name="Apply").click()
+    version = admin(api, "PATCH", "policy", json={"threshold": 0.3, "note": "somebody else"}).json()["version"]
+    # What was on its way arrives late and is refused. The page knows that it is cut off and offers nothing.
+    for route in on_their_way:
+        route.continue_()
     expect(page.locator("#change-message")).to_contain_text("Somebody else has changed the policy")
+    expect(page.get_by_role("button", name="Apply")).to_be_disabled()
     assert policy(api)["threshold"] == 0.3
+    page.unroute("**/admin/v1/policy")
     page.unroute("**/policy/preview")
     page.unroute("**/console/state")
     expect(page.locator("#version")).to_have_text(f"version {version}")

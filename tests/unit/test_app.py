@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from service.api.console import FILES, FOLDER, POLICY
 from service.app import create_app
 from service.settings import EdgeSettings
 
@@ -55,3 +57,24 @@ async def test_an_unforeseen_error_is_a_problem_without_its_words(tmp_path: Path
         assert "secret" not in answer.text
         assert answer.headers["x-request-id"] == answer.json()["request_id"]
         assert 'status="500"' in (await client.get("/metrics")).text
+
+
+async def test_the_console_is_served_whole(tmp_path: Path) -> None:
+    """Every file of its folder; a browser asks for each again, as an upgrade changes them together."""
+    assert {path.name for path in FOLDER.iterdir()} == {"page.html", *FILES}
+    async with started(tmp_path) as app, client_of(app) as client:
+        for name, media_type in FILES.items():
+            answer = await client.get(f"/console/{name}")
+            assert answer.content == (FOLDER / name).read_bytes()
+            assert answer.headers["content-type"] == f"{media_type}; charset=utf-8"
+            assert answer.headers.get_list("cache-control") == ["no-cache"]
+            assert answer.headers["content-security-policy"] == POLICY
+            assert f'route="/console/{name}"' in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize(
+    "name", ["", "page.html", "nothing.js", "page.js/", "../app.py", "%2e%2e/app.py", "..%2fapp.py", "a" * 3000]
+)
+async def test_nothing_else_is_found_beside_the_console(tmp_path: Path, name: str) -> None:
+    async with started(tmp_path) as app, client_of(app) as client:
+        assert (await client.get(f"/console/{name}")).status_code == 404

@@ -1,6 +1,7 @@
 """The import directions of the design, held by reading the code: one table for each package."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,22 @@ MODELS = {
     "commands": "errors printing replacing threads progress bundle inference data levels numbers scoring training "
     "calibration evaluation study",
 }
+# The console's modules, which a browser loads from service/console.
+CONSOLE = {
+    "words": "",
+    "elements": "",
+    "edge": "words elements",
+    "token": "elements edge",
+    "traffic": "words elements edge",
+    "parts": "elements edge",
+    "trial": "words elements edge",
+    "draft": "words elements edge token",
+    "plot": "words elements edge draft",
+    "versions": "words elements edge token draft",
+    "page": "elements edge token traffic parts trial draft plot versions",
+}
+CONSOLE_IMPORT = re.compile(r'^import \{ (.+) \} from "\./(\w+)\.js";$', re.MULTILINE)
+CONSOLE_EXPORT = re.compile(r"^export (?:async )?(?:function|const|let|class) ([\w$]+)", re.MULTILINE)
 # What the service may know of the models, by the part that knows it.
 MODELS_IN_SERVICE = {
     "runtime": "bundle errors inference",
@@ -120,7 +137,7 @@ def test_a_part_imports_only_what_the_table_allows(package: str, table: dict[str
         assert not beyond, f"{path} imports {sorted(beyond)}"
 
 
-@pytest.mark.parametrize("table", [SERVICE, MODELS])
+@pytest.mark.parametrize("table", [SERVICE, MODELS, CONSOLE])
 def test_the_tables_have_no_cycle_and_no_line_too_many(table: dict[str, str]) -> None:
     above: set[str] = set()
     for name, allowed in table.items():
@@ -134,6 +151,24 @@ def test_what_the_table_allows_is_used(package: str, table: dict[str, str]) -> N
     for path in sources(package):
         used[part(path, package)] |= parts_known(path, package) - {part(path, package)}
     assert used == {name: set(allowed.split()) for name, allowed in table.items()}
+
+
+def console_modules() -> dict[str, str]:
+    return {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "service" / "console").glob("*.js")}
+
+
+def test_the_console_imports_what_its_table_allows_and_only_what_is_there() -> None:
+    """A browser refuses the whole page for one name that a module does not export."""
+    modules = console_modules()
+    used: dict[str, set[str]] = {name: set() for name in modules}
+    for name, text in modules.items():
+        imports = CONSOLE_IMPORT.findall(text)
+        assert len(imports) == len(re.findall(r"\bimport\b.*\bfrom\b|\bimport\(", text)), f"{name}: one form of import"
+        for names, other in imports:
+            exported = CONSOLE_EXPORT.findall(modules[other])
+            assert set(names.split(", ")) <= set(exported), f"{name} imports from {other}"
+            used[name].add(other)
+    assert used == {name: set(allowed.split()) for name, allowed in CONSOLE.items()}
 
 
 def test_models_never_import_the_service() -> None:
@@ -209,4 +244,5 @@ def test_no_file_is_longer_than_a_reader_keeps_in_mind() -> None:
         if len(path.read_text(encoding="utf-8").splitlines()) > 400
         and "One file because" not in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
     }
+    long |= {f"{name}.js" for name, text in console_modules().items() if len(text.splitlines()) > 400}
     assert long == set()
