@@ -5,7 +5,6 @@ First the parts, then one frozen runtime of them.
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, Calibration, load_bundle
+from models.bundle import CALIBRATION, SCORE_RANGES, Bundle, load_bundle
 from models.errors import BundleError
 from models.inference.classifier import Classifier, Prediction, load_classifier
+from models.scale import bucket_bounds, shown_range
 from service.access.budgets import RateLimits
 from service.access.keys import ApiKeys
 from service.batching.batcher import Batcher, BatchLimits
@@ -45,7 +45,6 @@ from service.telemetry.recent import RecentItems
 
 logger = logging.getLogger(__name__)
 
-WIDE = 100.0  # logits of a trained classifier, and so its energy, rarely lie further apart
 MIB = 1024 * 1024
 # Of one body, and of all on their way: with four clients that send as much as they may, a service stays within a
 # fifth of its memory. `python -m loadtests.stress.fuzz` measures it.
@@ -130,8 +129,8 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         logger.warning("the bundle is not calibrated: its threshold is a guess; run `gatekeeper calibrate`")
     recent, deferrals = RecentItems(), Deferrals()
     forecast = Forecast(calibration, recent)
-    confidence_range = _shown_range(bundle, calibration)
-    metrics = EdgeMetrics(bundle.manifest.name, bundle.gate_digest, code_version(), confidence_range, recent, deferrals)
+    bounds = bucket_bounds(bundle.manifest.score, calibration)
+    metrics = EdgeMetrics(bundle.manifest.name, bundle.gate_digest, code_version(), bounds, recent, deferrals)
     if calibration is not None:
         metrics.expect_confidences(calibration.shares_up_to(metrics.confidence_bounds))
     async with AsyncExitStack() as stack:
@@ -168,7 +167,7 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
             forecast=forecast,
             recent=recent,
             deferrals=deferrals,
-            confidence_range=confidence_range,
+            confidence_range=shown_range(bundle.manifest.score, calibration),
         )
 
 
@@ -176,7 +175,8 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
 async def open_large(settings: LargeSettings) -> AsyncIterator[LargeRuntime]:
     """Everything of the large-model service. Raises StartupError."""
     bundle, model = _load(settings)
-    metrics = Metrics(bundle.manifest.name, bundle.gate_digest, code_version(), _shown_range(bundle, None))
+    bounds = bucket_bounds(bundle.manifest.score, None)
+    metrics = Metrics(bundle.manifest.name, bundle.gate_digest, code_version(), bounds)
     async with AsyncExitStack() as stack:
         keys, budgets = await _open_guard(stack, settings, LargeRuntime.role, bundle, metrics)
         max_body_bytes, intake = _intake(settings, bundle)
@@ -365,16 +365,6 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str])
     for endpoint in remote.endpoints:
         metrics.watch_endpoint(endpoint.name, partial(getattr, endpoint, "breaker_open"))
     return remote
-
-
-def _shown_range(bundle: Bundle, calibration: Calibration | None) -> tuple[float, float]:
-    """What confidences are shown between: the score's own bounds or, where they say nothing (energy), the data's."""
-    bounds = SCORE_RANGES[bundle.manifest.score]
-    if bounds[1] - bounds[0] <= WIDE:
-        return bounds
-    if calibration is None:
-        return -WIDE / 2, WIDE / 2
-    return math.floor(calibration.confidence.min()), math.ceil(calibration.confidence.max()) + 1
 
 
 @cache

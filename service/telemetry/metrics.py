@@ -42,11 +42,10 @@ def _le(bound: float) -> str:
 class Metrics:
     """The metrics of one process that serves one model, in a registry of their own."""
 
-    def __init__(self, model: str, gate_digest: str, version: str, confidence_range: tuple[float, float]) -> None:
+    def __init__(self, model: str, gate_digest: str, version: str, confidence_bounds: Sequence[float]) -> None:
         self.registry = CollectorRegistry()
         self.model = model
-        low, high = confidence_range
-        self.confidence_bounds = [low + (high - low) * step / 20 for step in range(1, 21)]
+        self.confidence_bounds = confidence_bounds
         own = self.registry
         self._items = Counter(
             "gatekeeper_items_total",
@@ -164,11 +163,11 @@ class EdgeMetrics(Metrics):
         model: str,
         gate_digest: str,
         version: str,
-        confidence_range: tuple[float, float],
+        confidence_bounds: Sequence[float],
         recent: RecentItems,
         deferrals: Deferrals,
     ) -> None:
-        super().__init__(model, gate_digest, version, confidence_range)
+        super().__init__(model, gate_digest, version, confidence_bounds)
         own = self.registry
         ratio = Gauge(
             "gatekeeper_deferral_ratio", "Over the last 1,000 items without an override", ["model"], registry=own

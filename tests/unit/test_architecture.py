@@ -45,6 +45,7 @@ MODELS = {
     "progress": "printing",
     "parquet": "errors files",
     "bundle": "errors generation operating_points replacing files parquet",
+    "scale": "generation bundle",
     "inference": "errors generation printing threads files progress bundle",
     "scoring": "errors printing files inference",
     "data": "errors generation files parquet",
@@ -54,8 +55,8 @@ MODELS = {
     "calibration": "errors generation printing files labels operating_points replacing progress bundle inference data "
     "numbers scoring",
     "evaluation": "errors operating_points replacing files progress bundle inference data numbers scoring calibration",
-    "study": "errors gatekeeper labels replacing progress bundle inference data numbers training calibration "
-    "evaluation",
+    "study": "errors gatekeeper generation labels replacing progress bundle inference data numbers scoring training "
+    "calibration evaluation",
     "commands": "errors printing replacing threads progress bundle inference data levels numbers scoring training "
     "calibration evaluation study",
 }
@@ -77,7 +78,7 @@ CONSOLE_IMPORT = re.compile(r'^import \{ (.+) \} from "\./(\w+)\.js";$', re.MULT
 CONSOLE_EXPORT = re.compile(r"^export (?:async )?(?:function|const|let|class) ([\w$]+)", re.MULTILINE)
 # What the service may know of the models, by the part that knows it.
 MODELS_IN_SERVICE = {
-    "runtime": "bundle errors inference",
+    "runtime": "bundle errors inference scale",
     "images": "data errors",
     "commands": "data errors evaluation files printing",
     "cli": "bundle commands errors printing",

@@ -235,7 +235,7 @@ class Stage:
         self.model = FakeSmallModel()
         self.remote = FakeRemote(world.breaker_open)
         recent, deferrals = RecentItems(), Deferrals()
-        self.metrics = EdgeMetrics("small", "gate-a", "0", (0.0, 1.0), recent, deferrals)
+        self.metrics = EdgeMetrics("small", "gate-a", "0", [0.5, 1.0], recent, deferrals)
         self.batcher: Batcher[Any, Any] = Batcher(
             self.model,
             BatchLimits(world.max_batch_items, max_queue_items=10_000),
