@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.commands.inputs import DataOptions, LevelOptions
+from models.commands.inputs import DataOptions, LevelOptions, bundle_at
 from models.commands.options import option, seeds
 from models.commands.process import prepare_libraries, say
 from models.commands.training import TrainingOptions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2"
 # What tuning a classifier has, and a model that writes text has not.
-OF_LABELS = ("targets_from", "distill_from", "strength", "alignment", "image_size")
+OF_LABELS = ("distill_from", "strength", "alignment", "image_size")
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,21 @@ def tune(
 
     if training.loss not in LOSSES:
         raise InputError(f"--loss {training.loss} is for labels; of answers there is {', '.join(LOSSES)}")
-    control = training.loss == "cross-entropy"
+    large = bundle_at(training.targets_from)
+    control, soft = training.loss == "cross-entropy", training.loss == "soft-gatekeeper" or large is not None
+    if control and large is not None:
+        raise InputError("--targets-from has no effect on cross-entropy")
+    if soft and large is None:
+        raise InputError("soft-gatekeeper needs the large model's targets: give --targets-from")
     alphas = training.alphas
     if control and len(alphas) > 1:
         raise InputError("cross-entropy has no alpha: a sweep would make the same bundle again")
     recipe, machine = _recipe(training, writing), training.machine()
 
     def opened(one: int, work: Path) -> TextTuning:
-        return open_text_tuning(data, replace(recipe, seed=one), work, machine, say)
+        return open_text_tuning(data, replace(recipe, seed=one), work, machine, say, large)
 
-    losses = {alpha: TokenLoss(None if control else alpha, writing.normalize_kl) for alpha in alphas}
+    losses = {alpha: TokenLoss(None if control else alpha, writing.normalize_kl, soft) for alpha in alphas}
     measures = ("token_accuracy", "entropy_right", "entropy_wrong", "entropy_auroc")
     return run_sweep(opened, losses, seeds(given_seeds, seed), output, say, measures=measures, restart=restart)
 

@@ -35,6 +35,7 @@ def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
     num_classes: int | None = None,
     softcap: float | None = None,
     num_items: Tensor | int | None = None,
+    soft: "SoftTargets | None" = None,
     chunk_rows: int | None = None,
 ) -> Tensor:
     """The loss of a batch of answers, a scalar.
@@ -44,12 +45,44 @@ def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
     alpha: of the Gatekeeper loss; None: cross-entropy on every position. normalize_kl: KL / log V, in [0, 1].
     num_classes: how many of the V entries are tokens; the rest takes no part. softcap: logits become
     softcap * tanh(logits / softcap), as in Gemma 2. num_items: the divisor, where this batch is one of several that are
-    accumulated; default: its own number of labels that count. chunk_rows: rows at once; default: CHUNK_BYTES.
+    accumulated; default: its own number of labels that count. soft: the large model's probabilities q as the target:
+    right means argmax p = argmax q, and CE(q, p) is in the place of CE. chunk_rows: rows at once; default: CHUNK_BYTES.
 
     Works in float32, float64 stays so; equal to the dense loss (models.gatekeeper) to rounding. Logits of -inf add
     nothing. Autocast does not reach it. Under torch.no_grad no gradient is computed; a second derivative is not there:
     create_graph raises RuntimeError. Raises ValueError for shapes, types or labels that do not fit.
     """
+    _check(hidden, weight, labels, bias, alpha, softcap, chunk_rows)
+    if soft is not None and alpha is None:
+        raise ValueError("soft targets are of the Gatekeeper loss: give alpha")
+    classes = weight.shape[0] if num_classes is None else num_classes
+    if not 2 <= classes <= weight.shape[0]:
+        raise ValueError(f"{classes} classes do not fit an output layer of {weight.shape[0]} entries")
+    counted = labels != ignore_index
+    hidden, labels = hidden[counted], labels[counted]
+    if labels.numel() and not bool(((labels >= 0) & (labels < classes)).all()):
+        raise ValueError(f"labels must be in [0, {classes}) or the ignore index {ignore_index}")
+    if soft is not None:
+        soft.check(labels.numel(), classes)
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    rows = chunk_rows or _even(labels.numel(), max(FEWEST_ROWS, CHUNK_BYTES // (classes * wide.itemsize)))
+    divisor = max(labels.numel(), 1) if num_items is None else num_items
+    kl_scale = 1.0 / math.log(classes) if normalize_kl else 1.0
+    kind = _Kind(alpha, classes, kl_scale, softcap, rows, divisor, torch.is_grad_enabled(), soft)
+    loss: Tensor = _Fused.apply(hidden, weight, bias, labels, kind)  # type: ignore[no-untyped-call]  # torch's
+    return loss
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    alpha: float | None,
+    softcap: float | None,
+    chunk_rows: int | None,
+) -> None:
+    """Raise ValueError for shapes, types and numbers that do not fit."""
     if (
         hidden.dim() not in (2, 3)
         or hidden.shape[:-1] != labels.shape
@@ -70,25 +103,41 @@ def token_loss(  # noqa: PLR0913  as torch's losses: what is rare has a default
         raise ValueError(f"softcap must be above 0, not {softcap}")
     if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows}")
-    classes = weight.shape[0] if num_classes is None else num_classes
-    if not 2 <= classes <= weight.shape[0]:
-        raise ValueError(f"{classes} classes do not fit an output layer of {weight.shape[0]} entries")
-    counted = labels != ignore_index
-    hidden, labels = hidden[counted], labels[counted]
-    if labels.numel() and not bool(((labels >= 0) & (labels < classes)).all()):
-        raise ValueError(f"labels must be in [0, {classes}) or the ignore index {ignore_index}")
-    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    rows = chunk_rows or _even(labels.numel(), max(FEWEST_ROWS, CHUNK_BYTES // (classes * wide.itemsize)))
-    divisor = max(labels.numel(), 1) if num_items is None else num_items
-    kl_scale = 1.0 / math.log(classes) if normalize_kl else 1.0
-    kind = _Kind(alpha, classes, kl_scale, softcap, rows, divisor, torch.is_grad_enabled())
-    loss: Tensor = _Fused.apply(hidden, weight, bias, labels, kind)  # type: ignore[no-untyped-call]  # torch's
-    return loss
 
 
 def _even(total: int, most: int) -> int:
     """Rows of a chunk, for the fewest chunks of at most `most`, evenly filled: a short last one costs a whole pass."""
     return math.ceil(total / max(1, math.ceil(total / most))) or 1
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The large model's hidden states at the positions that count, (N, E), in their order, and its output layer:
+    weight (V, E), bias (V,). No gradient reaches them."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+
+    def check(self, positions: int, classes: int) -> None:
+        """Raise ValueError where there are too few positions or entries, or positions too many."""
+        if len(self.hidden) != positions or len(self.weight) < classes:
+            raise ValueError(
+                f"soft targets have {len(self.hidden)} positions and {len(self.weight)} entries; the loss has "
+                f"{positions} positions and {classes} classes"
+            )
+
+    def probabilities(self, part: slice, classes: int, wide: torch.dtype) -> Tensor:
+        """q of some positions, (M, classes)."""
+        logits = torch.nn.functional.linear(
+            self.hidden[part].to(wide),
+            self.weight[:classes].to(wide),
+            None if self.bias is None else self.bias[:classes].to(wide),
+        )
+        if self.softcap is not None:
+            logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return torch.softmax(logits, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -102,6 +151,7 @@ class _Kind:
     rows: int
     divisor: Tensor | int
     differentiable: bool  # within a Function's forward it can no longer be asked: grad mode is always off there
+    soft: SoftTargets | None = None
 
 
 class _Fused(torch.autograd.Function):
@@ -152,7 +202,8 @@ def _loss_and_gradients(
             part = slice(start, start + kind.rows)
             states = hidden[part].to(wide)
             logits = states @ wide_weight.T if wide_bias is None else torch.addmm(wide_bias, states, wide_weight.T)
-            value, gradient = _chunk(logits, labels[part], kind, wanted=any(wanted))
+            q = None if kind.soft is None else kind.soft.probabilities(part, kind.classes, wide)
+            value, gradient = _chunk(logits, labels[part], q, kind, wanted=any(wanted))
             total += value
             if gradient is None:
                 continue
@@ -167,7 +218,9 @@ def _loss_and_gradients(
     return total / kind.divisor, gradients
 
 
-def _chunk(logits: Tensor, labels: Tensor, kind: _Kind, *, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def _chunk(
+    logits: Tensor, labels: Tensor, q: Tensor | None, kind: _Kind, *, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
     """(the sum over some rows, the gradient of the logits before the softcap). logits (M, V) are used up."""
     slope = None
     if kind.softcap is not None:
@@ -182,17 +235,21 @@ def _chunk(logits: Tensor, labels: Tensor, kind: _Kind, *, wanted: bool) -> tupl
         total = p.sum(dim=-1, keepdim=True)
         value = (total.log() - own).sum()
         gradient = p.div_(total).scatter_add_(-1, labels[:, None], torch.full_like(own, -1.0)) if wanted else None
-    else:
+    elif q is None:
         value, gradient = _gatekeeper(shifted, own, best == labels[:, None], kind, labels, wanted=wanted)
+    else:
+        own = torch.bmm(q[:, None], shifted.clamp(min=LOWEST)[:, :, None])[:, :, 0]
+        value, gradient = _gatekeeper(shifted, own, best == q.argmax(dim=-1, keepdim=True), kind, q, wanted=wanted)
     if gradient is not None and slope is not None:
         gradient.mul_(slope)
     return value, gradient
 
 
 def _gatekeeper(
-    shifted: Tensor, own: Tensor, right: Tensor, kind: _Kind, labels: Tensor, *, wanted: bool
+    shifted: Tensor, own: Tensor, right: Tensor, kind: _Kind, target: Tensor, *, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Equations 4 and 5 of some rows: shifted = z - max z (M, V), used up; own (M, 1) the labels' entries of it."""
+    """Equations 4 and 5 of some rows: shifted = z - max z (M, V), used up. target: labels (M,) or probabilities (M, V);
+    own (M, 1): its entry of shifted, or its mean."""
     assert kind.alpha is not None
     spread = (1.0 - kind.alpha) * kind.kl_scale
     p = shifted.exp()
@@ -210,5 +267,9 @@ def _gatekeeper(
     factor = finite.add_(entropy - log_total).mul_(spread / total)
     factor[right[:, 0]] = kind.alpha / total[right][:, None]
     gradient = p.mul_(factor)
-    gradient.scatter_add_(-1, labels[:, None], right.to(p.dtype).mul_(-kind.alpha))
+    weight = right.to(p.dtype).mul_(-kind.alpha)
+    if target.dim() == 1:
+        gradient.scatter_add_(-1, target[:, None], weight)
+    else:
+        gradient.addcmul_(target, weight)
     return value, gradient

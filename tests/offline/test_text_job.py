@@ -214,8 +214,12 @@ def test_a_bundle_that_writes_is_no_classifier(tuned: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--loss", "focal"), "--loss focal is for labels; of answers there is gatekeeper, cross-entropy"),
-        (("--targets-from", "x"), "--targets-from is for models that answer with labels"),
+        (
+            ("--loss", "focal"),
+            "--loss focal is for labels; of answers there is gatekeeper, soft-gatekeeper, cross-entropy",
+        ),
+        (("--alignment", "0.5"), "--alignment is for models that answer with labels"),
+        (("--loss", "soft-gatekeeper"), "soft-gatekeeper needs the large model's targets: give --targets-from"),
         (("--model", "tiny-paligemma"), "tiny-paligemma does image-text-to-text"),
         (("--model", "tiny-decoder", "--lora-rank", "4"), "--lora-rank adapts a pretrained model"),
         (("--model", "tiny-decoder", "--max-tokens", "1"), "the prompt has"),

@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from models.gatekeeper import GatekeeperLoss
 from models.training import token_loss as module
-from models.training.token_loss import token_loss
+from models.training.losses import Loss, Targets
+from models.training.token_loss import SoftTargets, token_loss
 
 ENTRIES, SIZE = 50, 8
 ALPHAS = (None, 0.0, 0.3, 1.0)
@@ -69,6 +70,31 @@ def test_it_is_the_dense_loss(alpha: float | None, softcap: float | None, chunk_
         wanted.backward()  # type: ignore[no-untyped-call]
         for one, other in zip(ours[: 2 + with_bias], theirs, strict=False):
             assert torch.allclose(one.grad, other.grad, atol=1e-12)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
+def test_soft_targets_are_those_of_the_dense_loss(softcap: float | None, chunk_rows: int) -> None:
+    classes = 45
+    hidden, weight, _, labels = batch(classes=classes)
+    counted = labels != -100
+    teacher, entries = hidden[counted, :6], weight[:47, :6]  # smaller, with other padding, and of one mind now and then
+    logits = teacher @ entries.T
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    q = torch.softmax(logits[:, :classes], dim=-1)
+    ours = [part.clone().requires_grad_() for part in (hidden, weight)]
+    theirs = [part.clone().requires_grad_() for part in (hidden, weight)]
+    soft = SoftTargets(teacher, entries, softcap=softcap)
+    found = token_loss(ours[0], ours[1], labels, alpha=0.3, num_classes=classes, chunk_rows=chunk_rows, soft=soft)
+    own = (theirs[0] @ theirs[1].T)[counted][:, :classes]
+    assert 0.1 < (own.argmax(dim=-1) == q.argmax(dim=-1)).double().mean() < 0.9
+    expected = Loss("soft-gatekeeper", 0.3)(own.float(), Targets(labels[counted], q.float()))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found.backward()
+    expected.backward()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)

@@ -1,7 +1,7 @@
 """The losses of both stages on an answer's tokens, and what a stage has made of them on held-out answers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,21 @@ from models.errors import InputError
 from models.generation import Prompt
 from models.training.stage import Objective
 from models.training.text.backbone import IGNORED, Row, TextBackbone
+from models.training.text.teacher import ROW_NUMBERS, Teacher
 from models.training.token_loss import token_loss
 
-LOSSES = ("gatekeeper", "cross-entropy")
+LOSSES = ("gatekeeper", "soft-gatekeeper", "cross-entropy")
 MEASURED_ROWS = 256  # positions whose logits are there at once
 
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """alpha: of the Gatekeeper loss; None: cross-entropy, of stage 1 and of the control that is tuned for as long."""
+    """alpha: of the Gatekeeper loss; None: cross-entropy, of stage 1 and of the control that is tuned for as long.
+    soft: the large model's probabilities are the target."""
 
     alpha: float | None = None
     normalize_kl: bool = False
+    soft: bool = False
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
@@ -34,7 +37,9 @@ class TokenLoss:
     @property
     def name(self) -> str:
         """Of LOSSES."""
-        return "cross-entropy" if self.alpha is None else "gatekeeper"
+        if self.alpha is None:
+            return "cross-entropy"
+        return "soft-gatekeeper" if self.soft else "gatekeeper"
 
     @property
     def in_words(self) -> str:
@@ -43,11 +48,17 @@ class TokenLoss:
         return self.name if self.alpha is None else f"{self.name}, alpha {self.alpha:g}{scaled}"
 
 
-def objective(backbone: TextBackbone, rows: Sequence[Row], loss: TokenLoss) -> Objective:
-    """A model that writes text towards a loss, without the logits over its vocabulary. Within `backbone.head.taken`."""
+def objective(
+    backbone: TextBackbone, rows: Sequence[Row], loss: TokenLoss, teacher: Teacher | None = None
+) -> Objective:
+    """A model that writes text towards a loss, without the logits over its vocabulary. Within `backbone.head.taken`.
+
+    teacher: of a soft loss, within its `listening`.
+    """
 
     def batch(numbers: list[int]) -> dict[str, Tensor]:
-        return backbone.batch([rows[number] for number in numbers])
+        found = backbone.batch([rows[number] for number in numbers])
+        return found if teacher is None else found | {ROW_NUMBERS: torch.tensor(numbers)}
 
     def loss_of(_: Any, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
         return token_loss(
@@ -58,7 +69,9 @@ def objective(backbone: TextBackbone, rows: Sequence[Row], loss: TokenLoss) -> O
             num_classes=backbone.generation.vocabulary,
             softcap=backbone.head.softcap,
             num_items=num_items,
-            **asdict(loss),
+            alpha=loss.alpha,
+            normalize_kl=loss.normalize_kl,
+            soft=None if teacher is None else teacher.targets(),
         )
 
     return Objective(backbone.model, len(rows), batch, loss_of)

@@ -6,6 +6,7 @@ The result is a bundle without calibration. What is half done lies in OUTPUT.wor
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from models.training.text.backbone import Row, TextBackbone
 from models.training.text.nets import NETS
 from models.training.text.objective import TokenLoss, measures, objective
 from models.training.text.open import TextShape, open_text_backbone
+from models.training.text.teacher import Teacher, check_one_vocabulary
 from models.training.work import key_of
 
 Say = Callable[[str], None]
@@ -61,16 +63,20 @@ class TextRecipe:
         return first, second
 
 
-def open_text_tuning(data: PromptDataset, recipe: TextRecipe, work: Path, machine: Machine, say: Say) -> "TextTuning":
-    """Seed, open the model and tokenise. Raises InputError, before anything slow if it can."""
+def open_text_tuning(
+    data: PromptDataset, recipe: TextRecipe, work: Path, machine: Machine, say: Say, large: Bundle | None = None
+) -> "TextTuning":
+    """Seed, open the model and tokenise. large: of a soft loss. Raises InputError, before anything slow if it can."""
     set_seed(recipe.seed)
     with Waiting(f"opening {recipe.model}"):
         backbone = open_text_backbone(recipe.model, data, recipe.shape)
+    if large is not None:
+        check_one_vocabulary(large, backbone, recipe.model)
     with Waiting(f"preparing {len(data.train)} answers"):
         train, select = (
             _rows(backbone, split, name) for split, name in ((data.train, "train"), (data.select, "select"))
         )
-    return TextTuning(data, recipe, work, machine, say, backbone, train, select)
+    return TextTuning(data, recipe, work, machine, say, backbone, train, select, large=large)
 
 
 def _rows(backbone: TextBackbone, split: Sequence[Example], name: str) -> list[Row]:
@@ -100,10 +106,13 @@ class TextTuning:
         backbone: TextBackbone,
         train: list[Row],
         select: list[Row],
+        *,
+        large: Bundle | None = None,
     ) -> None:
-        """train, select: the splits as the backbone prepared them. open_text_tuning makes one."""
+        """train, select: the splits as the backbone prepared them. large: whose probabilities are the target of a soft
+        loss. open_text_tuning makes one."""
         self.data, self.recipe, self._work, self.machine, self._say = data, recipe, work, machine, say
-        self.backbone, self._train, self._select = backbone, train, select
+        self.backbone, self._train, self._select, self._large = backbone, train, select, large
         self.schedules = recipe.schedules(backbone.adapted)
         self.measures: dict[str, float] = {}
         self.first_directory = work / f"first-{self._first_key()}"
@@ -150,13 +159,16 @@ class TextTuning:
             | circumstances(self.machine)
             | stages
             | self.measures
+            | ({"targets_from": self._large.gate_digest} if self._large and loss.soft else {})
             | {"scorer": data.scorer, "threads": torch.get_num_threads(), "key": self.second_directory(loss).name},
         }
         return write_bundle(output, manifest, write_files)
 
     def second_directory(self, loss: TokenLoss) -> Path:
         """Where stage 2 with this loss lies, or will lie."""
-        return self._work / f"second-{key_of([self.first_directory.name, asdict(loss), asdict(self.schedules[1])])}"
+        large = self._large.gate_digest if self._large and loss.soft else None
+        key = key_of([self.first_directory.name, asdict(loss), asdict(self.schedules[1]), large])
+        return self._work / f"second-{key}"
 
     def _first_key(self) -> str:
         recipe = asdict(replace(self.recipe, loss=TokenLoss()))
@@ -177,9 +189,16 @@ class TextTuning:
         what = f"stage {name} ({loss.in_words})"
         if world()[0] == 0 and not (directory / DONE).is_file():
             self._say(f"{what}: {schedule.epochs} epochs of {len(self._train)} answers on {threads_in_words()}")
-        with self.backbone.head.taken():
+        with ExitStack() as stack:
+            teacher = None
+            if loss.soft and not (directory / DONE).is_file():
+                assert self._large is not None  # open_text_tuning has checked it
+                with Waiting(f"opening {self._large.manifest.name}"):
+                    teacher = Teacher(self._large, self.data.train, self._train)
+                stack.enter_context(teacher.listening(self.backbone.model))
+            stack.enter_context(self.backbone.head.taken())
             stage = Stage(what, schedule, self.recipe.seed, directory)
-            train_stage(stage, objective(self.backbone, self._train, loss), self.machine, self._say)
+            train_stage(stage, objective(self.backbone, self._train, loss, teacher), self.machine, self._say)
         if f"{name}_select_token_accuracy" in self.measures and name == "first":  # a sweep comes back to it
             return
         with Waiting(f"{what}: measuring on the select split"):
