@@ -28,6 +28,14 @@ def redis_url(request: pytest.FixtureRequest) -> str | None:
     return request.getfixturevalue("running").url if request.param == "redis" else None
 
 
+@pytest.fixture(autouse=True)
+def patient() -> Iterator[None]:
+    """On a busy machine a healthy Redis may take longer than a request would wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis_counts, "HIT_TIMEOUT_S", 1.0)
+        yield
+
+
 @pytest.fixture
 def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "PROBE_INTERVAL_S", 0.05)
