@@ -10,33 +10,24 @@ Exit code 0: measured, and nothing but 200 and 429 came back; 1: something else 
 """
 
 import argparse
-import json
-import os
-import shlex
-import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from loadtests.common.options import RESULTS, between
+from loadtests.common.options import between
 from loadtests.common.pictures import overload_picture
-from loadtests.common.servers import BenchFailed, choose_cores
-from loadtests.stress.arrivals import LATE, NOT_SENT, Outcomes, closed_loop, open_loop, poisson, run_load
-from loadtests.stress.targets import TARGETS, Target, target
+from loadtests.common.servers import BenchFailed
+from loadtests.stress.arrivals import LATE, NOT_SENT, Outcomes, poisson
+from loadtests.stress.reports import add_options, ended, figures, measured, percentiles, titles, write
+from loadtests.stress.targets import CAPACITY_CONNECTIONS, Target
 from loadtests.stress.watch import own_cpu_s, peak_mib, reset_peak
 
 FACTORS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-CLOSED_CONNECTIONS = 32
-CLOSED_S = 3.0
 WARM_UP = 0.25  # the share of a step whose arrivals are not counted
 DRAINED_WITHIN_S = 60.0
 OFFERED = 0.95  # with less than this share sent, a step was another one than it says
@@ -71,55 +62,31 @@ class Step:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print the table and the verdict, write the JSON and the picture."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what stops the servers
-    try:
-        report = _measure(arguments)
-    except BenchFailed as reason:
-        print(f"overload: {reason}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return ended("overload", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    headers = {"x-request-timeout-ms": str(round(arguments.deadline * 1000))} if arguments.tell_deadline else {}
+    report = measured(
+        "overload",
+        arguments.targets,
+        lambda edge: _measure_target(edge, arguments),
+        saying="starting the edge",
+        headers=headers,
+    )
+    report |= {"deadline_s": arguments.deadline, "connections": arguments.connections}
+    report["verdict"] = [line for found in report["targets"] for line in verdict_of(found)]
     for found in report["targets"]:
         print(_table(found))
     print("\n".join(["", *report["verdict"]]))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"overload-{report['at'].replace(':', '')}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    for picture in (path.with_suffix(".png"), arguments.picture):
-        if picture is not None:
-            overload_picture(report, picture)
-            print(f"written to {picture}")
+    write("overload", report, arguments, overload_picture)
     return int(any(step["errors"] for found in report["targets"] for step in found["steps"]))
 
 
-def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    cores = choose_cores()
-    load_average = os.getloadavg()[0]
-    if cores.load is not None:
-        os.sched_setaffinity(0, {cores.load})
-    headers = {"x-request-timeout-ms": str(round(arguments.deadline * 1000))} if arguments.tell_deadline else {}
-    found = []
-    with tempfile.TemporaryDirectory(prefix="gatekeeper-overload-") as directory:
-        for name in arguments.targets:
-            print(f"starting the edge `{name}` ...", flush=True)
-            with target(name, Path(directory), cores, headers) as edge:
-                found.append(_measure_target(edge, arguments))
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "loadtests.stress.overload", *sys.argv[1:]]),
-        "cores": str(cores),
-        "load_average_before": round(load_average, 2),
-        "deadline_s": arguments.deadline,
-        "connections": arguments.connections,
-        "targets": found,
-        "verdict": [line for one in found for line in verdict_of(one)],
-    }
-
-
 def _measure_target(edge: Target, arguments: argparse.Namespace) -> dict[str, Any]:
-    closed = _closed(edge)
+    closed = edge.capacity()
     capacity = len(closed.statuses) / closed.seconds
-    print(f"{edge.name}: {capacity:,.0f} requests/s at {CLOSED_CONNECTIONS} connections", flush=True)
+    print(f"{edge.name}: {capacity:,.0f} requests/s at {CAPACITY_CONNECTIONS} connections", flush=True)
     steps = []
     for number in range(1, arguments.rounds + 1):
         # Up and down in turn: what changes with time would else look like an effect of the load.
@@ -134,42 +101,23 @@ def _measure_target(edge: Target, arguments: argparse.Namespace) -> dict[str, An
         "item_ms": edge.item_ms,
         "request_bytes": len(edge.request),
         "capacity_per_s": capacity,
-        "closed_p99_ms": _percentiles(closed.latencies)[1],
+        "closed_p99_ms": percentiles(closed.latencies)[1],
         "summary": [summary_of(steps, factor) for factor in arguments.factors],
         "steps": [asdict(step) for step in steps],
     }
 
 
-def _closed(edge: Target) -> Outcomes:
-    async def ask() -> Outcomes:
-        pool = edge.pool(CLOSED_CONNECTIONS)
-        outcomes = await closed_loop(pool, edge.request, CLOSED_CONNECTIONS, CLOSED_S)
-        await pool.aclose()
-        return outcomes
-
-    outcomes = run_load(ask())
-    if not (outcomes.statuses == 200).all():
-        raise BenchFailed(f"{edge.name} does not even answer {CLOSED_CONNECTIONS} connections with 200")
-    return outcomes
-
-
 def _step(edge: Target, factor: float, rate: float, number: int, arguments: argparse.Namespace) -> Step:
-    async def ask() -> Outcomes:
-        pool = edge.pool(arguments.connections)
-        # As many as can be in flight before the deadline: a server that must also accept them is another measurement.
-        await pool.fill(min(arguments.connections, int(rate * arguments.deadline) + 1))
-        outcomes = await open_loop(pool, edge.request, moments, arguments.deadline)
-        await pool.aclose()
-        return outcomes
-
     moments = poisson(rate, arguments.seconds, number)
     reset_peak(edge.server.process.pid)
     cpu_before_s, own_before_s, began = edge.server.tree.cpu_s(), own_cpu_s(), time.perf_counter()
-    outcomes = run_load(ask())
+    # As many as can be in flight before the deadline: a server that must also accept them is another measurement.
+    at_once = int(rate * arguments.deadline) + 1
+    outcomes = edge.opened(moments, arguments.deadline, connections=arguments.connections, at_once=at_once)
     elapsed_s, cpu_after_s = time.perf_counter() - began, edge.server.tree.cpu_s()
     if edge.server.process.poll() is not None:
         raise BenchFailed(f"{edge.name} has ended with exit code {edge.server.process.returncode}")
-    figures = counted(outcomes, arguments.seconds * WARM_UP, arguments.seconds)
+    found = counted(outcomes, arguments.seconds * WARM_UP, arguments.seconds)
     return Step(
         target=edge.name,
         factor=factor,
@@ -178,7 +126,7 @@ def _step(edge: Target, factor: float, rate: float, number: int, arguments: argp
         peak_mib=peak_mib(edge.server.process.pid),
         server_core=None if cpu_before_s is None or cpu_after_s is None else (cpu_after_s - cpu_before_s) / elapsed_s,
         load_core=(own_cpu_s() - own_before_s) / elapsed_s,
-        **figures,
+        **found,
     )
 
 
@@ -188,8 +136,8 @@ def counted(outcomes: Outcomes, from_s: float, to_s: float) -> dict[str, Any]:
     statuses, latencies = outcomes.statuses[chosen], outcomes.latencies[chosen] * 1000
     good, refused = statuses == 200, statuses == 429
     late, not_sent = statuses == LATE, statuses == NOT_SENT
-    p50_ms, p99_ms = _percentiles(latencies[good])
-    refusal_p50_ms, refusal_p99_ms = _percentiles(latencies[refused])
+    p50_ms, p99_ms = percentiles(latencies[good])
+    refusal_p50_ms, refusal_p99_ms = percentiles(latencies[refused])
     return {
         "sent_per_s": float((~not_sent).sum() / (to_s - from_s)),
         "goodput_per_s": float(good.sum() / (to_s - from_s)),
@@ -201,14 +149,8 @@ def counted(outcomes: Outcomes, from_s: float, to_s: float) -> dict[str, Any]:
         "p99_ms": p99_ms,
         "refusal_p50_ms": refusal_p50_ms,
         "refusal_p99_ms": refusal_p99_ms,
-        "lag_p99_ms": _percentiles(outcomes.lags[chosen & np.isfinite(outcomes.lags)] * 1000)[1],
+        "lag_p99_ms": percentiles(outcomes.lags[chosen & np.isfinite(outcomes.lags)] * 1000)[1],
     }
-
-
-def _percentiles(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    if not len(values):
-        return None, None
-    return float(np.percentile(values, 50)), float(np.percentile(values, 99))
 
 
 def _wait_until_drained(edge: Target) -> None:
@@ -280,7 +222,7 @@ def _met(met: bool) -> str:
     return "met" if met else "NOT met"
 
 
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+COLUMNS = (
     ("share", "of best", ".2f"),
     ("p50_ms", "p50 ms", ",.1f"),
     ("p99_ms", "p99 ms", ",.1f"),
@@ -300,21 +242,17 @@ def _table(found: Mapping[str, Any]) -> str:
         "",
         (
             f"{found['name']}: {found['runner']} runner, {found['item_ms']:.2f} ms an item, capacity "
-            f"{found['capacity_per_s']:,.0f} requests/s (closed loop, {CLOSED_CONNECTIONS} connections)"
+            f"{found['capacity_per_s']:,.0f} requests/s (closed loop, {CAPACITY_CONNECTIONS} connections)"
         ),
-        f"{'load':>5} {'sent/s':>17} {'in time/s':>10}" + "".join(f"{title:>9}" for _, title, _ in COLUMNS),
+        f"{'load':>5} {'sent/s':>17} {'in time/s':>10}" + titles(COLUMNS, 9),
     ]
     for one in found["summary"]:
         sent = f"{one['sent_per_s']:,.0f}"
         if one["sent_per_s"] < OFFERED * one["planned_per_s"]:
             sent += f" of {one['planned_per_s']:,.0f}"
-        figures = "".join(f"{_shown(one[name], form):>9}" for name, _, form in COLUMNS)
-        lines.append(f"{one['factor']:>4g}x {sent:>17} {one['goodput_per_s']:>10,.0f}{figures}")
+        in_time = f"{one['goodput_per_s']:>10,.0f}"
+        lines.append(f"{one['factor']:>4g}x {sent:>17} {in_time}{figures(one, COLUMNS, 9)}")
     return "\n".join(lines)
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -328,9 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tell-deadline", action="store_true", help="send the deadline along, as x-request-timeout-ms")
     add("--connections", type=between(1, 50_000, int), default=4_096, help="at most; default %(default)s")
     add("--factors", type=between(0.01, 100, float), nargs="+", default=FACTORS, help="of the capacity")
-    add("--targets", choices=TARGETS, nargs="+", default=("default", "model-bound"))
-    add("--output", type=Path, default=RESULTS, help="for JSON and picture; default %(default)s")
-    add("--picture", type=Path, help="write the picture there too")
+    add_options(parser, ("default", "model-bound"))
     return parser
 
 

@@ -11,18 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.common.client import Pool, request_bytes
 from loadtests.common.servers import ROOT, BenchFailed, Cores, Server, free_port, running
-from loadtests.stress.arrivals import closed_loop, run_load
+from loadtests.stress.arrivals import OnReply, Outcomes, closed_loop, open_loop, run_load
 
 SENTENCE = "what is my checking account balance"
 LARGE_BUNDLE = ROOT / "models" / "bundles" / "clinc150-large"
 MODEL_BOUND_S = 0.010  # an item
+CAPACITY_CONNECTIONS, CAPACITY_S = 32, 3.0  # of a closed loop
 SENTENCES = (3, 5, 8, 12, 16, 20)  # the model reads 128 tokens
 TARGETS = ("default", "inline", "thread", "model-bound")
 ENVIRONMENT: dict[str, dict[str, str]] = {
@@ -43,9 +45,36 @@ class Target:
     runner: str
     item_ms: float
 
-    def pool(self, limit: int) -> Pool:
-        """Connections to it."""
-        return pool(self.server, limit)
+    def capacity(self) -> Outcomes:
+        """A closed loop at CAPACITY_CONNECTIONS. Raises BenchFailed where not all is answered with 200."""
+        outcomes = self.closed(CAPACITY_CONNECTIONS, CAPACITY_S)
+        if not (outcomes.statuses == 200).all():
+            raise BenchFailed(f"{self.name} does not even answer {CAPACITY_CONNECTIONS} connections with 200")
+        return outcomes
+
+    def closed(self, connections: int, seconds: float, on_reply: OnReply | None = None) -> Outcomes:
+        """Ask on so many connections, on each as soon as the last one is answered."""
+        return _closed(self.server, self.request, connections, seconds, on_reply)
+
+    def opened(
+        self,
+        moments: NDArray[np.float64],
+        deadline_s: float,
+        *,
+        connections: int,
+        at_once: int,
+        on_reply: OnReply | None = None,
+    ) -> Outcomes:
+        """Ask at each of the moments; `connections` at the most, of which `at_once` are there before the first."""
+
+        async def ask() -> Outcomes:
+            to_it = pool(self.server, connections)
+            await to_it.fill(min(connections, at_once))
+            outcomes = await open_loop(to_it, self.request, moments, deadline_s, on_reply)
+            await to_it.aclose()
+            return outcomes
+
+        return run_load(ask())
 
     def metrics(self) -> dict[str, float]:
         """Its own figures now: sums and counts of histograms, buckets as `name_bucket{le}`, plain gauges."""
@@ -102,16 +131,22 @@ def metrics(server: Server) -> dict[str, float]:
     return found
 
 
+def _closed(
+    server: Server, request: bytes, connections: int, seconds: float, on_reply: OnReply | None = None
+) -> Outcomes:
+    async def ask() -> Outcomes:
+        to_it = pool(server, connections)
+        outcomes = await closed_loop(to_it, request, connections, seconds, on_reply)
+        await to_it.aclose()
+        return outcomes
+
+    return run_load(ask())
+
+
 def _item_s(server: Server, request: bytes) -> float:
     """What an item costs the model when 32 are asked at once."""
     before = metrics(server)
-
-    async def ask() -> Any:
-        connections = pool(server, 32)
-        await closed_loop(connections, request, 32, 1.0)
-        await connections.aclose()
-
-    run_load(ask())
+    _closed(server, request, 32, 1.0)
     after = metrics(server)
     seconds, items = (
         after[name] - before[name] for name in ("gatekeeper_small_seconds_sum", "gatekeeper_batch_size_sum")

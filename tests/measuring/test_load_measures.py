@@ -223,7 +223,6 @@ async def test_the_flapping_model_behaves_as_it_is_told() -> None:
         "rubbish": 12,
         "down": "ConnectError",
     }
-    await asyncio.sleep(0)
 
 
 def run(*command: str) -> "subprocess.CompletedProcess[str]":

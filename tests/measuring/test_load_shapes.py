@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -524,5 +523,4 @@ def up(client: httpx.Client) -> bool:
     try:
         return client.get("/stats/requests").status_code == 200
     except httpx.TransportError:
-        time.sleep(0.1)
         return False

@@ -310,7 +310,7 @@ def test_a_kill_in_the_middle_of_a_save_costs_one_interval(
         checkpoints = [*tmp_path.glob("one.work/first-*/checkpoint-*")]
         if len(checkpoints) > 1:  # one is whole
             half = [path for path in checkpoints if not (path / "trainer_state.json").exists()]
-        time.sleep(0.0005)
+        time.sleep(0.0005)  # not `eventually`: a save is over in a few milliseconds
     assert process.poll() is None, "it ended before a save could be interrupted"
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from support.waiting import until
+
 Script = Callable[["Turn"], Coroutine[None, None, None]]
 
 
@@ -110,9 +112,7 @@ async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         # Connections whose handshake failed never became a task, and wait_closed() does not wait for them.
-        async with asyncio.timeout(5.0):
-            while server._active_count:
-                await asyncio.sleep(0.001)
+        await until(lambda: not server._active_count)
 
 
 async def _converse(

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+FOLLOW_S = 5.0
 LAST_FIELD = "    remote_timeout_s: RemoteTimeout = 10.0\n"
 NEW_FIELD = "    cap: dict[str, float] = Field(default_factory=dict)\n"
 
@@ -94,8 +95,9 @@ async def serve(kind: str, where: str, gate_digest: str) -> None:
         elif asked["do"] == "rollback":
             await live.rollback(asked["version"], updated_by="later")
         elif asked["do"] == "follow":
-            while live.snapshot.version < asked["version"]:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(FOLLOW_S):
+                while live.snapshot.version < asked["version"]:
+                    await asyncio.sleep(0.01)
         if asked["do"] == "history":
             versions = [policy.model_dump_json() for policy in await live.history(100)]
             print(f"[{','.join(versions)}]", flush=True)

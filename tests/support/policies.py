@@ -1,6 +1,5 @@
 """Policies for tests, both media that keep them, and a way around the stores to plant what no store would write."""
 
-import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -94,11 +93,3 @@ async def answers(store: PolicyStore) -> Policy | None:
         return await store.latest("bundle", "gate-a")
     except PolicyStoreDown:
         return None
-
-
-async def until(attempt: Callable[[], Awaitable[Policy | None]]) -> Policy:
-    """The first thing that the attempt brings, within the deadline."""
-    async with asyncio.timeout(DEADLINE_S):
-        while (found := await attempt()) is None:
-            await asyncio.sleep(0.01)
-    return found

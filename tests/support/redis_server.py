@@ -4,9 +4,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from types import TracebackType
 from typing import Self
+
+from support.waiting import eventually
 
 from deploy.programs import find_redis_server
 
@@ -36,7 +37,7 @@ class RedisServer:
         self._watcher: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, empty, and waits until it answers. Raises TimeoutError after five seconds."""
+        """Starts it, empty, and waits until it answers. Raises AssertionError after five seconds."""
         command = [str(find_redis_server()), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--dir", self._folder.name, *self._arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -45,12 +46,11 @@ class RedisServer:
         self._watcher = subprocess.Popen(
             watch, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + START_DEADLINE_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise TimeoutError(f"redis-server on port {self.port} does not answer PING")
-            time.sleep(0.01)
+        try:
+            eventually(self._answers, f"redis-server on port {self.port} answers PING", START_DEADLINE_S)
+        except AssertionError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """kill -9: what it held is gone and its clients' connections are reset."""
@@ -88,6 +88,8 @@ class RedisServer:
         self._process.send_signal(number)
 
     def _answers(self) -> bool:
+        assert self._process is not None, "the server is not running"
+        assert self._process.poll() is None, f"redis-server on port {self.port} has ended"
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
                 connection.sendall(b"PING\r\n")

@@ -1,25 +1,18 @@
 """Live policies under test: replicas that remember what they told their listeners."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
-from support.policies import DEADLINE_S, INDEX_KEY
+from support.policies import INDEX_KEY
+from support.waiting import until
 
 from service.policy.document import Policy, PolicyPatch
 from service.policy.live import LivePolicy
 from service.policy.redis import RedisPolicyStore
 from service.policy.store import PolicyStore
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Fails with TimeoutError unless the condition comes true within the deadline."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Replica(LivePolicy):
@@ -86,7 +79,5 @@ async def eventually_stored(redis: Redis, *policies: Policy) -> None:
         found = await redis.zrevrange(f"{INDEX_KEY}:{policy.gate_digest}", 0, 0)
         return bool(found) and Policy.model_validate_json(found[0]).updated_at == policy.updated_at  # type: ignore[arg-type]
 
-    async with asyncio.timeout(DEADLINE_S):
-        for policy in policies:
-            while not await stored(policy):
-                await asyncio.sleep(0.005)
+    for policy in policies:
+        await until(lambda policy=policy: stored(policy))  # type: ignore[misc]

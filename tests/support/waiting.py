@@ -1,6 +1,7 @@
 """Time in tests: waiting for what is to happen, in a thread or on an event loop, and a clock that is moved by hand."""
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +21,18 @@ def eventually(condition: Callable[[], Any], what: str, within_s: float = 5.0) -
         time.sleep(4 * PAUSE_S)
 
 
-async def until(condition: Callable[[], Any], within_s: float = 5.0) -> None:
-    """The same on an event loop, whose other tasks go on meanwhile. Raises TimeoutError."""
+async def until(condition: Callable[[], Any], within_s: float = 5.0) -> Any:
+    """The same on an event loop, whose other tasks go on meanwhile; the condition may be a coroutine function.
+
+    Raises TimeoutError.
+    """
     async with asyncio.timeout(within_s):
-        while not condition():
+        while True:
+            value = condition()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value
             await asyncio.sleep(PAUSE_S)
 
 

@@ -250,7 +250,7 @@ async def test_keys_come_and_go_with_the_file(
 
         path.write_text('{"keys": [')  # half of an editor's work
         await until(lambda: "not reloaded" in caplog.text)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # ten more looks at the file
         assert caplog.text.count("not reloaded") == 1, "one line for one broken version"
         assert gets_in(keys, first)
         path.unlink()
@@ -336,7 +336,7 @@ async def test_reloads_under_load_never_refuse_a_key_that_stays(tmp_path: Path, 
                 written(path, kept_entry, new_key(f"other-{round_}", ["classify"], None)[1])
                 for _ in range(20):
                     assert gets_in(keys, kept)
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0.001)  # together two looks at the file
     finally:
         following.cancel()
 

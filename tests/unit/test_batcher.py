@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 from service.batching.batcher import Batcher, BatchLimits
 from service.batching.choice import choose
@@ -32,12 +33,6 @@ async def batcher_of(
         yield batcher
     finally:
         await batcher.aclose()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Turns of the loop, for as long as the test's own time limit allows."""
-    while not condition():
-        await asyncio.sleep(0)
 
 
 def upper(items: list[str]) -> list[str]:
@@ -99,16 +94,15 @@ async def test_a_full_queue_refuses_the_whole_request_and_serves_the_rest() -> N
 
     async with batcher_of(run, "thread", max_batch_items=1, max_queue_items=2) as batcher:
         first = asyncio.create_task(batcher.submit(["a"]))
-        while batcher.depth or not batcher.busy_s():
-            await asyncio.sleep(0)
+        await until(lambda: batcher.busy_s() and not batcher.depth)
         second = asyncio.create_task(batcher.submit(["b"]))
-        await asyncio.sleep(0)
+        await until(lambda: batcher.depth == 1)
         with pytest.raises(Overloaded) as refused:
             await batcher.submit(["c", "d"])
         assert refused.value.retry_after_s == 1
         batcher.admit()
         third = asyncio.create_task(batcher.submit(["e"]))
-        await asyncio.sleep(0)
+        await until(lambda: batcher.depth == 2)
         with pytest.raises(Overloaded):
             batcher.admit()
         release.set()
@@ -126,18 +120,16 @@ async def test_a_request_that_would_wait_too_long_is_refused_unless_the_next_bat
 
     async with batcher_of(run, "thread", max_batch_items=2, max_queue_wait_s=0.5, clock=lambda: now[0]) as batcher:
         warm = asyncio.create_task(batcher.submit(["a", "b"]))
-        while not batcher.running:
-            await asyncio.sleep(0)
+        await until(lambda: batcher.running)
         now[0] = 0.6
         proceed.release()
         await warm
         running = asyncio.create_task(batcher.submit(["c", "d"]))
-        while not batcher.running:
-            await asyncio.sleep(0)
+        await until(lambda: batcher.running)
         assert batcher.wait_s() == pytest.approx(0.6)
         batcher.admit()  # it would wait for more than half a second, and joins the next batch
         waiting = asyncio.create_task(batcher.submit(["e", "f"]))
-        await asyncio.sleep(0)
+        await until(lambda: batcher.depth == 2)
         with pytest.raises(Overloaded) as refused:
             batcher.admit()
         assert refused.value.retry_after_s == 2
@@ -155,14 +147,13 @@ async def test_cancelled_and_expired_requests_never_reach_the_model() -> None:
 
     async with batcher_of(run, "thread", max_batch_items=1, clock=lambda: now[0]) as batcher:
         first = asyncio.create_task(batcher.submit(["a"]))
-        while batcher.depth or not seen:
-            await asyncio.sleep(0)
+        await until(lambda: seen and not batcher.depth)
         gone, late, kept = (
             asyncio.create_task(batcher.submit(["gone", "gone"])),
             asyncio.create_task(batcher.submit(["late"], deadline=5.0)),
             asyncio.create_task(batcher.submit(["kept"], deadline=50.0)),
         )
-        await asyncio.sleep(0)
+        await until(lambda: batcher.depth == 4)
         gone.cancel()
         now[0] = 10.0
         release.set()
@@ -184,8 +175,7 @@ async def test_a_batch_that_hangs_is_seen() -> None:
     async with batcher_of(run, "thread", clock=lambda: now[0]) as batcher:
         assert batcher.busy_s() == 0.0
         task = asyncio.create_task(batcher.submit(["a"]))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await until(lambda: batcher.running)
         now[0] = 190.0
         assert batcher.busy_s() == 90.0
         release.set()
@@ -202,10 +192,9 @@ async def test_closing_refuses_what_waits_and_finishes_what_runs() -> None:
 
     async with batcher_of(run, "thread", max_batch_items=1) as batcher:
         running = asyncio.create_task(batcher.submit(["a"]))
-        while batcher.depth or not batcher.busy_s():
-            await asyncio.sleep(0)
+        await until(lambda: batcher.busy_s() and not batcher.depth)
         waiting = asyncio.create_task(batcher.submit(["b"]))
-        await asyncio.sleep(0)
+        await until(lambda: batcher.depth == 1)
         asyncio.get_running_loop().call_later(0.01, release.set)
     with pytest.raises(Overloaded):
         await waiting
@@ -239,7 +228,7 @@ async def test_items_of_like_length_share_a_batch_when_more_waits_than_one_holds
         first = asyncio.create_task(batcher.submit(["first"]))
         await until(lambda: batcher.running)
         rest = [asyncio.create_task(batcher.submit([text])) for text in texts]
-        await asyncio.sleep(0)
+        await until(lambda: batcher.depth == 12)
         release.set()
         assert [(await task).results for task in rest] == [[text.upper()] for text in texts]
         await first
@@ -281,7 +270,8 @@ async def test_an_idle_model_waits_for_company_until_the_batch_is_full(runner: R
     sizes: list[int] = []
     async with batcher_of(upper, runner, max_wait_s=30.0, on_batch=lambda items, _: sizes.append(items)) as batcher:
         tasks = [asyncio.create_task(batcher.submit([text])) for text in "abc"]
-        for _ in range(20):
+        await until(lambda: batcher.depth == 3)
+        for _ in range(20):  # a batch of what is there would begin in the next turn
             await asyncio.sleep(0)
         assert not batcher.running
         assert batcher.depth == 3

@@ -98,7 +98,7 @@ async def let_go(batcher: Batcher[Item, str], model: Model, loop: Loop) -> None:
             loop.called.clear()
             model.gate.set()
             assert loop.called.wait(10)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # its end is heard
             model.gate.clear()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 from service.api.body import body_chunks, read_body
 from service.errors import ClientGone, Overloaded, TooLarge
@@ -61,8 +62,7 @@ async def test_more_than_all_may_hold_is_refused_and_smaller_ones_go_on() -> Non
         return {"type": "http.request", "body": b"a" * 40, "more_body": True}
 
     first = asyncio.create_task(read_body({}, slow, 90, intake))
-    while not intake.bytes:
-        await asyncio.sleep(0)
+    await until(lambda: intake.bytes)
     with pytest.raises(Overloaded, match="too many large bodies"):
         await read_body({}, sending(b"b" * 40, b"b" * 40), 90, intake)
     assert intake.bytes == 40
@@ -82,8 +82,7 @@ async def test_the_largest_gives_way_to_a_smaller_one() -> None:
         raise AssertionError
 
     large = asyncio.create_task(read_body({}, stalled, 90, intake))
-    while intake.bytes < 80:
-        await asyncio.sleep(0)
+    await until(lambda: intake.bytes == 80)
     assert await read_body({}, sending(b"b" * 20, b"b" * 20), 90, intake) == b"b" * 40
     with pytest.raises(Overloaded):
         await large
@@ -105,6 +104,4 @@ async def test_a_reader_that_is_cancelled_gives_back_too() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await read()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert intake.bytes == 0
+    await until(lambda: not intake.bytes)

@@ -340,7 +340,7 @@ async def enact(world: World, folder: Path) -> None:
             outcomes.update(wanted.outcomes)
             script = stage.remote.scripts[f"id-{number}"]
             assert script.calls == int(wanted.asks), "one call for all deferred items of a request, or none"
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a call that was given up hears of it in the next turn
             assert script.cancelled == (wanted.raises in (ClientGone, asyncio.CancelledError))
         check_metrics(stage, outcomes)
 

@@ -32,7 +32,7 @@ async def test_the_work_of_a_client_that_has_left_is_cancelled() -> None:
     this = asyncio.current_task()
     assert this is not None
     assert this.cancelling() == 0
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # where a late cancellation would be raised
 
 
 async def test_the_answer_and_the_error_of_the_work_come_through() -> None:
@@ -51,7 +51,7 @@ async def test_the_answer_and_the_error_of_the_work_come_through() -> None:
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
     task = asyncio.create_task(unless_gone(staying(), staying))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it has begun
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -73,7 +73,7 @@ async def test_leaving_at_the_moment_of_the_answer_cancels_nothing_that_comes_af
     except ClientGone:
         assert turns >= 2
     for _ in range(5):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # where a late cancellation would be raised
 
 
 async def test_a_deadline_around_the_work_stays_a_deadline() -> None:

@@ -2,11 +2,9 @@
 
 import asyncio
 import http.client
-import re
 import resource
 import socket
-import subprocess
-import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
@@ -14,14 +12,11 @@ from typing import Any, cast
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
-from support.processes import ROOT
 from support.redis_server import free_port
 from support.waiting import until
 
-from service.errors import StartupError
 from service.server import connections
-from service.server.connections import INTERIM, LEAST_CONNECTIONS, ConnectionLimits, Connections, room_for
-from service.server.run import bind, listening
+from service.server.connections import INTERIM, LEAST_CONNECTIONS, Connection, ConnectionLimits, Connections, room_for
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF_A_BODY = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc"
@@ -43,12 +38,32 @@ class Bounded:
         self.left = 0
         self.counted: list[str] = []
         self.writers: list[asyncio.StreamWriter] = []
+        self._read_bytes: Counter[int] = Counter()  # by the client's port
 
     async def connect(self, data: bytes) -> asyncio.StreamReader:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.writers.append(writer)
         writer.write(data)
         return reader
+
+    async def send_apart(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        """Send, and wait until the server has read it: what follows comes in a piece of its own."""
+        port = writer.get_extra_info("sockname")[1]
+        wanted = self._read_bytes[port] + len(data)
+        writer.write(data)
+        await until(lambda: self._read_bytes[port] == wanted)
+
+    def watch(self, connection: Connection) -> Connection:
+        """Count what it reads."""
+        read = connection.data_received
+
+        def data_received(data: bytes) -> None:
+            read(data)
+            assert connection.client is not None
+            self._read_bytes[connection.client[1]] += len(data)
+
+        connection.data_received = data_received  # type: ignore[method-assign]
+        return connection
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         while scope["path"] != "/refuse":
@@ -70,7 +85,8 @@ class Bounded:
 async def serving(max_connections: int = 100, client_timeout_s: float = 60.0) -> AsyncIterator[Bounded]:
     bounded = Bounded(free_port())
     limits = ConnectionLimits(max_connections, client_timeout_s, 1_024)
-    protocol = cast("Any", Connections(limits, bounded.counted.append).protocol)
+    every = Connections(limits, bounded.counted.append)
+    protocol = cast("Any", lambda *given, **named: bounded.watch(every.protocol(*given, **named)))
     server = uvicorn.Server(
         uvicorn.Config(
             bounded.app, interface="asgi3", port=bounded.port, http=protocol, ws="none", log_config=None, lifespan="off"
@@ -106,9 +122,9 @@ async def test_an_answer_may_take_longer_however_its_request_arrived() -> None:
     request = b"POST /slower HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabcdefghi"
 
     async def answered(cut: int) -> bytes:
-        reader = await bounded.connect(request[:cut])
+        reader = await bounded.connect(b"")
         writer = bounded.writers[-1]
-        await asyncio.sleep(0.1)  # so that the server has read the first part alone
+        await bounded.send_apart(writer, request[:cut])
         writer.write(request[cut:])
         return await reader.readline()
 
@@ -132,11 +148,9 @@ async def test_headers_that_are_too_long_are_told_431(before: bytes, pieces: int
         reader = await bounded.connect(before)
         if before:
             await reader.readuntil(b"ok")
-        bounded.writers[-1].write(b"GET / HTTP/1.1\r\nx: ")
+        await bounded.send_apart(bounded.writers[-1], b"GET / HTTP/1.1\r\nx: ")
         for _ in range(pieces):  # no more than it takes: what is sent to a closed connection can lose the answer
-            bounded.writers[-1].write(b"a" * (1_050 // pieces))
-            await bounded.writers[-1].drain()
-            await asyncio.sleep(0)
+            await bounded.send_apart(bounded.writers[-1], b"a" * (1_050 // pieces))
         assert (await reader.readline()).startswith(b"HTTP/1.1 431")
         assert bounded.counted == ["header-too-large"]
 
@@ -171,8 +185,9 @@ async def test_above_the_limit_the_oldest_that_was_never_answered_gives_way() ->
     async with serving(max_connections=3) as bounded:
         answered = await bounded.connect(GET)
         await answered.readuntil(b"ok")
-        first, second = await bounded.connect(b"GET / HTT"), await bounded.connect(b"")
-        await asyncio.sleep(0.05)  # else the first may still be on its way
+        first = await bounded.connect(b"")
+        await bounded.send_apart(bounded.writers[-1], b"GET / HTT")
+        second = await bounded.connect(b"")
         assert await ask(bounded) == b"HTTP/1.1 200 OK"
         assert (await first.readline()).startswith(b"HTTP/1.1 503")
         assert bounded.counted == ["too-many-connections"]
@@ -344,52 +359,3 @@ async def test_half_a_request_and_the_end_are_no_request() -> None:
             reader = await bounded.connect(half)
             bounded.writers[-1].write_eof()
             assert await reader.read() == b""
-
-
-def test_a_port_is_held_from_the_start_on_though_nothing_listens_yet() -> None:
-    with bind("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        for host in ("127.0.0.1", "0.0.0.0"):
-            with pytest.raises(StartupError, match=f"port {port} on {host} is taken: stop what listens there"):
-                bind(host, port)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5.0)
-
-
-def test_a_port_is_free_again_while_the_last_run_s_connections_are_in_time_wait() -> None:
-    with bind("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        listening(listener)
-        with socket.create_connection(("127.0.0.1", port), timeout=5.0) as client:
-            listener.accept()[0].close()
-            assert client.recv(1) == b""
-    bind("127.0.0.1", port).close()
-
-
-def test_a_port_that_was_lost_while_the_model_was_loaded_is_told() -> None:
-    """Where the system lets two bind one port, the one that listens first has it."""
-    script = """
-import socket
-from fastapi import FastAPI
-from service.errors import StartupError
-from service.server.run import run
-from service.settings import LargeSettings
-one, other = socket.socket(), socket.socket()
-for listener in (one, other):
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-one.bind(("127.0.0.1", 0))
-other.bind(one.getsockname())
-other.listen()
-try:
-    run(FastAPI(), LargeSettings(), [one])
-except StartupError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"port \d+ on 127\.0\.0\.1 is taken: stop what listens there or choose another\n", done.stdout)
-
-
-@pytest.mark.parametrize(("host", "told"), [("a..b", "a..b:80"), ("2001:db8::1", "[2001:db8::1]:80")])
-def test_an_address_that_is_not_ours_is_told(host: str, told: str) -> None:
-    with pytest.raises(StartupError, match=re.escape(f"cannot listen on {told}: ")):
-        bind(host, 80)

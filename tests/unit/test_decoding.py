@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.processes import eventually
+from support.waiting import eventually, until
 
 from service.errors import Expired, InvalidRequest, Overloaded, TooLarge
 from service.images.decoder import DecodeLimits, Decoder
@@ -116,7 +116,6 @@ async def test_many_large_requests_leave_room_for_a_small_one(opened: Open, read
     decoder = opened(items=100)
     reader.gate.clear()
     large = [asyncio.create_task(decoder.decode(["a"] * 20)) for _ in range(30)]
-    await asyncio.sleep(0)
     small = asyncio.create_task(decoder.decode(["b"]))
     await asyncio.to_thread(eventually, lambda: decoder.waiting, "the small one, and those that were taken")
     reader.gate.set()
@@ -295,7 +294,7 @@ async def test_closing_cancels_what_waits(opened: Open, reader: Reader) -> None:
     decoder = opened()
     tasks = await held_up(decoder, [["a"], ["b"]], reader)
     closing = asyncio.ensure_future(decoder.aclose())
-    await asyncio.sleep(0)
+    await until(lambda: not decoder.waiting)
     reader.gate.set()
     await closing
     assert all(

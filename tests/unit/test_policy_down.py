@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 from support.policies import DEADLINE_S, GATE_KEY, INDEX_KEY, a_policy
 from support.redis_server import RedisServer
-from support.replicas import CountingStore, eventually, eventually_stored, replica
+from support.replicas import CountingStore, eventually_stored, replica
+from support.waiting import until
 
 from service.errors import PolicyStoreDown
 from service.policy.document import MAX_VERSION, PolicyReplacement
@@ -29,7 +30,7 @@ class TestStartWhileTheStoreIsDown:
                 assert live.changes == [live.snapshot]
                 assert live.health == [False]
                 server.start()
-                await eventually(lambda: live.store_up)
+                await until(lambda: live.store_up)
                 assert await live.history(10) == [live.snapshot]
                 assert live.health == [False, True]
 
@@ -42,7 +43,7 @@ class TestStartWhileTheStoreIsDown:
             async with replica(RedisPolicyStore(server.url, 1.0), last_good_path=path) as live:
                 assert live.snapshot == left
                 server.start()
-                await eventually(lambda: live.store_up)
+                await until(lambda: live.store_up)
                 assert await live.history(10) == [left]
                 assert live.changes == [left]
 
@@ -57,7 +58,7 @@ class TestStartWhileTheStoreIsDown:
                 stored = a_policy(1)
                 await redis.zadd(GATE_KEY, {stored.model_dump_json(): 1})
                 await redis.config_set("requirepass", "")
-                await eventually(lambda: live.snapshot == stored)
+                await until(lambda: live.snapshot == stored)
                 assert await live.history(10) == [stored]
 
     async def test_a_wrong_password_is_a_store_that_is_down_and_stays_out_of_the_logs(
@@ -79,7 +80,7 @@ class TestStartWhileTheStoreIsDown:
         async with replica(SqlitePolicyStore(path)) as live:
             assert (live.snapshot.threshold, live.store_up) == (0.5, False)
             path.unlink()
-            await eventually(lambda: live.store_up)
+            await until(lambda: live.store_up)
             assert await live.history(10) == [live.snapshot]
 
     @pytest.mark.parametrize(
@@ -128,21 +129,21 @@ class TestStoreFailsLater:
             ):
                 await one.set(threshold=0.7)
                 policy = await two.set(deferral="off")
-                await eventually(lambda: one.snapshot == policy)
+                await until(lambda: one.snapshot == policy)
                 server.stop()
-                await eventually(lambda: not one.store_up and not two.store_up)
+                await until(lambda: not one.store_up and not two.store_up)
                 with pytest.raises(PolicyStoreDown) as caught:
                     await one.set(threshold=0.9)
                 assert caught.value.retry_after_s
                 assert one.snapshot == two.snapshot == policy
 
                 server.start()
-                await eventually(lambda: one.store_up and two.store_up)
+                await until(lambda: one.store_up and two.store_up)
                 assert await one.history(10) == [policy]
                 assert one.snapshot == two.snapshot == policy
                 after = await two.set(threshold=0.9)
                 assert after.version > policy.version
-                await eventually(lambda: one.snapshot == after)
+                await until(lambda: one.snapshot == after)
 
     async def test_a_hung_redis_costs_writers_its_timeout_and_readers_nothing(self) -> None:
         with RedisServer() as server:
@@ -152,10 +153,10 @@ class TestStoreFailsLater:
                 async with asyncio.timeout(DEADLINE_S):
                     with pytest.raises(PolicyStoreDown):
                         await live.set(threshold=0.9)
-                await eventually(lambda: not live.store_up)
+                await until(lambda: not live.store_up)
                 assert live.snapshot == before
                 server.resume()
-                await eventually(lambda: live.store_up)
+                await until(lambda: live.store_up)
                 # The write that was given up may or may not have been made; either way both sides agree.
                 assert (await live.history(1))[0] == live.snapshot
 
@@ -177,7 +178,7 @@ class TestStoreFailsLater:
             store = CountingStore(server.url, 0.2)
             async with replica(store) as live:
                 server.pause()
-                await eventually(lambda: not live.store_up)
+                await until(lambda: not live.store_up)
                 asked = store.asked
                 writes = [live.set(threshold=0.8), live.rollback(1, updated_by="operator")]
                 writes.append(live.replace(PolicyReplacement(threshold=0.8), updated_by="operator", if_match=1))
@@ -187,7 +188,7 @@ class TestStoreFailsLater:
                     assert caught.value.retry_after_s
                 assert store.asked == asked, "no writer asked, and none let the follower have a turn"
                 server.resume()
-                await eventually(lambda: live.store_up)
+                await until(lambda: live.store_up)
                 assert (await live.set(threshold=0.8)).threshold == 0.8
 
     async def test_a_store_that_fell_back_is_given_the_newer_policy(
@@ -212,7 +213,7 @@ class TestStoreFailsLater:
                 transaction.zremrangebyscore(GATE_KEY, policy.version, policy.version)
                 transaction.zadd(GATE_KEY, {"garbage": policy.version})
                 await transaction.execute()
-            await eventually(lambda: live.snapshot.version > policy.version)
+            await until(lambda: live.snapshot.version > policy.version)
             assert live.snapshot.model_copy(update={"version": policy.version}) == policy
             assert (await live.history(1))[0] == live.snapshot
             assert [change.threshold for change in live.changes[live.changes.index(policy) :]] == [0.8, 0.8]
@@ -241,11 +242,11 @@ class TestStoreFailsLater:
             await writer.set(threshold=0.8)
             with RedisServer(None, "--replicaof", "127.0.0.1", str(shared_redis.port)) as copy:
                 async with replica(RedisPolicyStore(copy.url, 1.0)) as reader:
-                    await eventually(lambda: reader.snapshot == writer.snapshot)
+                    await until(lambda: reader.snapshot == writer.snapshot)
                     with pytest.raises(PolicyStoreDown, match="read-only"):
                         await reader.set(threshold=0.9)
                     policy = await writer.set(threshold=0.7)
-                    await eventually(lambda: reader.snapshot == policy)
+                    await until(lambda: reader.snapshot == policy)
 
     async def test_two_gates_of_one_name_never_share_a_number_after_a_wipe(
         self, redis_store: Callable[[], PolicyStore], redis: Redis
@@ -265,7 +266,7 @@ class TestStoreFailsLater:
         async with replica(open_store()) as one, replica(open_store()) as two:
             two._on_change = lambda point: [][point.policy_version]
             await one.set(threshold=0.7)
-            await eventually(lambda: "Following the policy store failed" in caplog.text)
+            await until(lambda: "Following the policy store failed" in caplog.text)
             two._on_change = lambda point: two.changes.append(point.policy)
             policy = await one.set(threshold=0.8)
-            await eventually(lambda: two.changes[-1] == policy)
+            await until(lambda: two.changes[-1] == policy)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from redis.asyncio import Redis
 from support.policies import DEADLINE_S, GATE_KEY, a_policy
-from support.replicas import Replica, eventually, replica
+from support.replicas import Replica, replica
+from support.waiting import until
 
 from service.errors import PolicyStoreDown
 from service.policy.store import PolicyStore
@@ -20,7 +21,7 @@ class TestFollowing:
             assert one.snapshot == two.snapshot
             for writer, reader, threshold in ((one, two, 0.7), (two, one, 0.8)):
                 policy = await writer.set(threshold=threshold)
-                await eventually(lambda reader=reader, policy=policy: reader.snapshot == policy)  # type: ignore[misc]
+                await until(lambda reader=reader, policy=policy: reader.snapshot == policy)  # type: ignore[misc]
                 assert reader.changes[-1] == policy
             assert one.health == two.health == [True]
 
@@ -29,13 +30,13 @@ class TestFollowing:
     ) -> None:
         async with replica(redis_store(), poll_s=60) as one, replica(redis_store(), poll_s=60) as two:
             policy = await one.set(threshold=0.7)
-            await eventually(lambda: two.snapshot == policy)
+            await until(lambda: two.snapshot == policy)
 
     async def test_a_lost_message_costs_one_poll(self, redis_store: Callable[[], PolicyStore], redis: Redis) -> None:
         async with replica(redis_store(), poll_s=0.1) as live:
             policy = a_policy(2)
             await redis.zadd(GATE_KEY, {policy.model_dump_json(): 2})
-            await eventually(lambda: live.snapshot == policy)
+            await until(lambda: live.snapshot == policy)
 
     async def test_replicas_that_start_at_once_agree_on_one_first_version(
         self, open_store: Callable[[], PolicyStore]

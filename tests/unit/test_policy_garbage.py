@@ -8,7 +8,8 @@ import pytest
 from redis.asyncio import Redis
 from support.policies import GATE_KEY, INDEX_KEY, a_policy
 from support.redis_server import RedisServer
-from support.replicas import CountingStore, eventually, replica
+from support.replicas import CountingStore, replica
+from support.waiting import until
 
 from service.errors import NotFound
 from service.policy.document import MAX_VERSION, PolicyPatch, PolicyReplacement
@@ -34,7 +35,7 @@ class TestGarbage:
                     transaction.zremrangebyscore(GATE_KEY, policy.version, policy.version)
                 await transaction.execute()
             asked, appended = store.asked, store.appended
-            await eventually(lambda: store.asked > asked + 20)
+            await until(lambda: store.asked > asked + 20)
             assert store.appended - appended <= lost
             assert (await live.history(1))[0] == live.snapshot
             after = await live.set(threshold=0.7)
@@ -60,7 +61,7 @@ class TestGarbage:
             await redis.zadd(GATE_KEY, {f"garbage {number}": 1_000 + number for number in range(3_000)})
             policy = await live.set(threshold=0.95)
             asked, appended = store.asked, store.appended
-            await eventually(lambda: store.asked > asked + 20)
+            await until(lambda: store.asked > asked + 20)
             assert store.appended == appended
             assert live.snapshot == policy
             assert len(await live.history(100)) == 12

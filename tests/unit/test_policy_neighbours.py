@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from support.later_release import LaterRelease, copy_with_one_field_more
 from support.policies import a_policy
 from support.redis_server import RedisServer
-from support.replicas import eventually, eventually_stored, replica
+from support.replicas import eventually_stored, replica
+from support.waiting import until
 
 from service.errors import PolicyStoreDown
 from service.policy.document import Policy, PolicyPatch, PolicyReplacement
@@ -103,7 +104,7 @@ class TestNothingIsLost:
             before = await live.replace(PolicyReplacement(threshold=0.8), updated_by="operator", if_match=1)
             await later.do("follow", version=before.version)
             with_cap = await later.do("patch", fields={"cap": CAP})
-            await eventually(lambda: live.snapshot.version == with_cap["version"])
+            await until(lambda: live.snapshot.version == with_cap["version"])
             if who == "this":
                 await live.rollback(before.version, updated_by="operator")
             else:
@@ -139,7 +140,7 @@ class TestNothingIsLost:
             async with replica(RedisPolicyStore(server.url, 1.0), last_good_path=path) as live:
                 assert as_json(live.snapshot) == theirs
                 server.start()
-                await eventually(lambda: live.store_up)
+                await until(lambda: live.store_up)
                 assert [as_json(policy) for policy in await live.history(10)] == [theirs]
 
 

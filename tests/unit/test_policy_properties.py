@@ -236,7 +236,7 @@ class Replicas(RuleBasedStateMachine):
         deadline = time.monotonic() + 5.0
         while not condition():
             assert time.monotonic() < deadline, [(self.gates[n], r.snapshot) for n, r in self.replicas.items()]
-            self.run(asyncio.sleep(0.002))
+            self.run(asyncio.sleep(0.002))  # not `until`: a condition runs the loop itself
 
     @invariant()
     def no_replica_shows_an_older_version_than_before(self) -> None:

@@ -12,10 +12,10 @@ from support.policies import (
     garbage,
     gate_key,
     redis_medium,
-    until,
     warnings,
 )
 from support.redis_server import RedisServer, find_redis_server, free_port
+from support.waiting import until
 
 from service.errors import PolicyStoreDown, VersionMismatch
 from service.policy.document import MAX_VERSION
@@ -66,7 +66,7 @@ class TestRedis:
             await store.append("bundle", a_policy(1), expected_version=None)
             await store.wait_for_change(DEADLINE_S)
             waiting = asyncio.create_task(store.wait_for_change(60))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it has begun
             server.stop()
             await asyncio.wait_for(waiting, DEADLINE_S)  # the loss of the server is a reason to look
             with pytest.raises(PolicyStoreDown):

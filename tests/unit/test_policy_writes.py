@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from support.policies import a_policy
-from support.replicas import eventually, replica
+from support.replicas import replica
+from support.waiting import until
 
 from service.errors import GateDigestMismatch, InvalidRequest, NotFound, VersionMismatch
 from service.policy.document import Policy, PolicyPatch, PolicyReplacement
@@ -152,7 +153,7 @@ class TestWrites:
             assert len({policy.version for policy in policies}) == 20
             last = max(policies, key=lambda policy: policy.version)
             assert (last.threshold, last.remote_timeout_s) == (0.09, 10.0)
-            await eventually(lambda: one.snapshot == two.snapshot == last)
+            await until(lambda: one.snapshot == two.snapshot == last)
 
     @pytest.mark.parametrize("delay_s", [0.0, 0.0005, 0.001, 0.002, 0.004])
     async def test_after_a_cancelled_write_snapshot_and_store_agree(
@@ -173,4 +174,4 @@ class TestWrites:
         async with replica(open_store()) as live:
             policy = a_policy(2)
             await live._store.append("bundle", policy, expected_version=1)
-            await eventually(lambda: live.snapshot == policy)
+            await until(lambda: live.snapshot == policy)

@@ -28,6 +28,14 @@ def redis_url(request: pytest.FixtureRequest) -> str | None:
     return request.getfixturevalue("running").url if request.param == "redis" else None
 
 
+@pytest.fixture(autouse=True)
+def patient() -> Iterator[None]:
+    """On a busy machine a healthy Redis may take longer than a request would wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis_counts, "HIT_TIMEOUT_S", 1.0)
+        yield
+
+
 @pytest.fixture
 def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "PROBE_INTERVAL_S", 0.05)
@@ -220,9 +228,7 @@ async def test_whatever_our_keys_hold_no_request_fails_and_none_is_shut_out(
         (key,) = [key async for key in redis.scan_iter(f"gatekeeper:limits:*{who.name}*")]
         for lasting_ms in (3_600_000, 2**53):
             await redis.set(key + which.encode(), value, px=lasting_ms)
-            async with asyncio.timeout(5.0):
-                while not await passes(limits, who):
-                    await asyncio.sleep(0.005)
+            await until(lambda: passes(limits, who))
 
 
 async def test_a_counter_that_outlives_its_window_is_deleted(running: RedisServer, quick_probes: None) -> None:
@@ -242,7 +248,7 @@ async def test_a_read_only_redis_is_a_redis_that_is_down(quick_probes: None) -> 
             await redis.replicaof("127.0.0.1", "1")
             assert await passes(limits, caller("read-only"))
             assert heard.shared == [False, True, False]
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # several probes, and nothing changes
             assert heard.shared == [False, True, False], "PING would say that it is back"
             await redis.replicaof("NO", "ONE")
             await until(lambda: heard.shared[-1])

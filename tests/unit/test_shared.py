@@ -33,7 +33,7 @@ async def test_what_one_gets_was_made_after_one_asked() -> None:
     shared = SharedDocument(lambda: state[0])
     await shared.get()
     asked = asyncio.create_task(shared.get())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it has asked, and nothing is made yet
     state[0] = "after"
     assert await asked == "after"
 
@@ -41,7 +41,7 @@ async def test_what_one_gets_was_made_after_one_asked() -> None:
 async def test_one_who_leaves_does_not_take_it_from_the_others() -> None:
     shared = SharedDocument(Maker())
     leaving, staying = asyncio.create_task(shared.get()), asyncio.create_task(shared.get())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # both have asked, and nothing is made yet
     leaving.cancel()
     assert await staying == 1
 
