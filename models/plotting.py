@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.ft2font import FT2Font
+from matplotlib.ft2font import FT2Font, LoadFlags
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
@@ -90,7 +90,7 @@ def _font() -> tuple[FT2Font, frozenset[int]]:
 
 def _width(text: str) -> float:
     font, _ = _font()
-    font.set_text(drawable(text))
+    font.set_text(drawable(text), flags=LoadFlags.NO_HINTING)
     return font.get_width_height()[0] / 64
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 STYLE = Path(__file__).resolve().parent.parent.parent / "models" / "plotting.mplstyle"
-BLUE, ORANGE, GREEN, GREY = "C0", "C1", "C2", "#59636e"  # the style's; grey is that of its labels
+BLUE, ORANGE, GREEN, GREY = "C0", "C1", "C2", "C4"  # the style's
 
 
 @contextmanager
