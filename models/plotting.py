@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib import font_manager, style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ft2font import FT2Font, LoadFlags
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -54,10 +54,10 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width / 72, height / 72))
 
 
-def legend_below(figure: FigureBase, columns: int) -> None:
-    """One legend for all axes, below them; a name that several axes have is in it once."""
-    handles = {str(one.get_label()): one for axes in figure.axes for one in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=columns)
+def legend_below(figure: Figure | SubFigure, columns: int) -> None:
+    """One legend below all axes, of those that have the most to name: what several axes show has the same look."""
+    handles = max((axes.get_legend_handles_labels()[0] for axes in figure.axes), key=len)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def percent_ticks(axes: Axes, *which: str, ticks: int = 5) -> None:

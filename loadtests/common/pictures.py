@@ -120,9 +120,9 @@ def _multiples(axes: Axes, factors: Sequence[float]) -> None:
 
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all of these panels; a name that several have is in it once."""
-    handles = {str(one.get_label()): one for axes in panels for one in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=2 * len(panels))
+    """One legend for all of these panels, of that which has the most to name: what several show has the same look."""
+    handles = max((axes.get_legend_handles_labels()[0] for axes in panels), key=len)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 * len(panels))
 
 
 def _line(axes: Axes, xs: Sequence[float], ys: Sequence[float | None], colour: str, label: str) -> None:

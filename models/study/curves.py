@@ -67,8 +67,8 @@ def _curves(axes: Axes, shown: Sequence[tuple[Row, Look]], large: float) -> None
     percent_ticks(axes, "x", "y")
     axes.axhline(large, color=PALETTE["muted"], linewidth=1.0, label="large model")
     for row, (colour, dash, width) in shown:
-        look = {"color": PALETTE[colour], "linestyle": dash, "linewidth": width}
-        axes.plot(RATIOS, _values(row, "value"), label=name_of(row.name), **look)
+        line = axes.plot(RATIOS, _values(row, "value"), label=name_of(row.name))[0]
+        line.set(color=PALETTE[colour], linestyle=dash, linewidth=width)
 
 
 def _differences(axes: Axes, shown: Sequence[tuple[Row, Look]]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -52,15 +52,15 @@ def study_figure(findings: Findings) -> Iterator[Figure]:
         yield figure
 
 
-def headed(figure: Figure, title: str, about: str) -> FigureBase:
+def headed(figure: Figure, title: str, about: str) -> SubFigure:
     """Write a title and a line below it; the rest of the figure."""
     figure.suptitle(title, x=LEFT, ha="left")
-    body = figure.subfigures()
+    body = figure.add_subfigure(figure.add_gridspec()[0])
     heading(body, about)
     return body
 
 
-def heading(figure: FigureBase, text: str) -> None:
+def heading(figure: SubFigure, text: str) -> None:
     figure.suptitle(text, x=LEFT, ha="left", fontsize="medium", fontweight="normal", color=PALETTE["muted"])
 
 
@@ -93,8 +93,8 @@ def _over_alpha(axes: Axes, findings: Findings, measure: str, chosen: str | None
         _level(axes, name, numbers[name])
     # NaN parts the curve where a number is missing.
     values = [np.nan if (value := numbers[name].value) is None else value for _, name in swept]
-    look = {"color": PALETTE["right"], "markersize": 6, "label": "gatekeeper"}
-    axes.plot([alpha for alpha, _ in swept], values, "o-", **look)
+    alphas = [alpha for alpha, _ in swept]
+    axes.plot(alphas, values, "o-", color=PALETTE["right"], markersize=6, label="gatekeeper")
     for (alpha, name), value in zip(swept, values, strict=True):
         low, high = numbers[name].low, numbers[name].high
         if low is not None and high is not None:
@@ -114,7 +114,7 @@ def _level(axes: Axes, name: str, number: Number) -> None:
 # ---- against the control
 
 
-def _differences(figure: FigureBase, numbers: dict[str, Number], chosen: str | None) -> None:
+def _differences(figure: SubFigure, numbers: dict[str, Number], chosen: str | None) -> None:
     """Joint accuracy minus the control's, a row a method in the order of the study."""
     heading(figure, "joint accuracy (mean at 10, 20 and 30 % deferral) minus the control's, in percentage points")
     axes = figure.subplots()
@@ -160,5 +160,6 @@ def _difference(axes: Axes, place: int, number: Number) -> None:
 
 def _dot(axes: Axes, x: float, y: float, colour: str) -> Line2D:
     """Empty where it is grey."""
-    look = {"color": PALETTE["paper" if colour == "muted" else colour], "markeredgecolor": PALETTE[colour]}
-    return axes.plot(x, y, "o", markeredgewidth=1.6, markersize=7, **look)[0]
+    dot = axes.plot(x, y, "o", color=PALETTE[colour], markeredgewidth=1.6, markersize=7)[0]
+    dot.set_markerfacecolor(PALETTE["paper" if colour == "muted" else colour])
+    return dot

@@ -34,4 +34,5 @@ def check_texts(figure: Figure) -> None:
 
 
 def _touch(box: Bbox, near: Bbox) -> bool:
-    return min(box.x1, near.x1) - max(box.x0, near.x0) > 0 and min(box.y1, near.y1) - max(box.y0, near.y0) > 1
+    beside = min(box.x1, near.x1) - max(box.x0, near.x0), min(box.y1, near.y1) - max(box.y0, near.y0)
+    return bool(beside[0] > 0 and beside[1] > 1)

@@ -152,8 +152,8 @@ def classes_picture(classes: Sequence[str], deferred: Floats, small: Floats, joi
         dots.plot(small, places, "o", color=PALETTE["right"], markersize=4.5, clip_on=False, label="small model")
         if joint is not None:
             dots.hlines(places, small, joint, color=PALETTE["muted"], linewidth=1.0, zorder=1)
-            ring = {"color": PALETTE["paper"], "markeredgecolor": PALETTE["best"], "markeredgewidth": 1.6}
-            dots.plot(joint, places, "o", markersize=8, clip_on=False, zorder=1.5, label="cascade", **ring)
+            ring = dots.plot(joint, places, "o", markersize=8, clip_on=False, zorder=1.5, label="cascade")[0]
+            ring.set(color=PALETTE["paper"], markeredgecolor=PALETTE["best"], markeredgewidth=1.6)
         percent_ticks(dots, "x", ticks=2)
         dots.set_title("right")
         legend_below(figure, 2)
@@ -203,5 +203,5 @@ def _threshold_line(axes: Axes, place: float, threshold: float) -> None:
 
 
 def _dot(axes: Axes, at: tuple[float, float], label: str | None = None) -> None:
-    look = {"color": PALETTE["right"], "markeredgecolor": PALETTE["paper"]}
-    axes.plot(*at, "o", markersize=9, clip_on=False, zorder=5, label=label, **look)
+    dot = axes.plot(*at, "o", color=PALETTE["right"], markersize=9, clip_on=False, zorder=5, label=label)[0]
+    dot.set_markeredgecolor(PALETTE["paper"])
