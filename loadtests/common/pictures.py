@@ -1,6 +1,10 @@
-"""The pictures of the load tests, as PNG: figures over load, a panel for each server."""
+"""The pictures of the load tests, as PNG: figures over load, a panel for each server.
 
-from collections.abc import Mapping, Sequence
+They look as the models' pictures do. The style is a file that matplotlib reads: nothing of `models` is imported for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +13,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-# Okabe and Ito's colours, told apart by the colour-blind too.
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#59636e"
-STYLE: dict[str, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "grid.color": "#d8dde3",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
+STYLE = Path(__file__).resolve().parent.parent.parent / "models" / "plotting.mplstyle"
+BLUE, ORANGE, GREEN, GREY = "C0", "C1", "C2", "C4"  # the style's
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of so many points, which is a PNG at the end."""
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(width / 72, height / 72))
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=108)
 
 
 def overload_picture(report: Mapping[str, Any], path: Path) -> None:
     """Goodput above, latency below, over the offered load as a multiple of the capacity."""
     targets = report["targets"]
-    with style.context(STYLE):
-        figure = Figure(figsize=(4.6 * len(targets), 6.0), layout="constrained")
+    with drawing(path, 460 * len(targets), 600) as figure:
         columns = figure.subplots(2, len(targets), squeeze=False)
         for number, found in enumerate(targets):
             _goodput(columns[0][number], found)
             _latency(columns[1][number], found, report["deadline_s"])
-        _save(figure, path)
+        _legend_below(figure, columns[1])
 
 
 def batching_picture(report: Mapping[str, Any], path: Path) -> None:
     """Items in a batch above, waits and latency below, over the offered load as a share of the capacity."""
     targets = report["targets"]
-    with style.context(STYLE):
-        figure = Figure(figsize=(4.6 * len(targets), 6.0), layout="constrained")
+    with drawing(path, 460 * len(targets), 600) as figure:
         columns = figure.subplots(2, len(targets), squeeze=False)
         for number, found in enumerate(targets):
             rows = [row for row in found["rows"] if row["factor"] is not None]
@@ -58,16 +58,14 @@ def batching_picture(report: Mapping[str, Any], path: Path) -> None:
             below.set_yscale("log")
             below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             below.set_xlabel("offered load, share of the capacity")
-            _legend_below(below)
-        _save(figure, path)
+        _legend_below(figure, columns[1])
 
 
 def sweep_picture(points: Sequence[tuple[float, float, float | None, float | None]], path: Path) -> None:
     """Points: (threshold, deferral ratio, joint accuracy, the small model's accuracy); in rising order of threshold."""
     thresholds = [point[0] for point in points]
     labelled = any(point[2] is not None for point in points)
-    with style.context(STYLE):
-        figure = Figure(figsize=(9.2 if labelled else 4.6, 3.4), layout="constrained")
+    with drawing(path, 920 if labelled else 460, 340) as figure:
         panels = figure.subplots(1, 2 if labelled else 1, squeeze=False)[0]
         panels[0].set_title("deferral ratio over the threshold")
         _line(panels[0], thresholds, [point[1] for point in points], BLUE, "deferral ratio")
@@ -80,28 +78,28 @@ def sweep_picture(points: Sequence[tuple[float, float, float | None, float | Non
             _line(panels[1], ratios, [point[3] for point in points], GREY, "small model alone, same items")
             for threshold, ratio, joint, _ in points:
                 if joint is not None:
-                    panels[1].annotate(f"{threshold:g}", (ratio, joint), (0, 5), textcoords="offset points", fontsize=7)
+                    above = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+                    panels[1].annotate(f"{threshold:g}", (ratio, joint), **above)
             panels[1].set_xlabel("deferral ratio; beside each point its threshold")
-            _legend_below(panels[1])
-        _save(figure, path)
+            _legend_below(figure, panels[1:])
 
 
 def _goodput(axes: Axes, found: Mapping[str, Any]) -> None:
     summary = found["summary"]
     factors = [one["factor"] for one in summary]
     axes.set_title(f"{found['name']}: answers in time, a second")
-    axes.axhline(found["capacity_per_s"], color=GREY, linewidth=0.8, linestyle="--", label="closed loop")
+    axes.axhline(found["capacity_per_s"], color=GREY, linewidth=1.2, linestyle="--", label="closed loop")
     _line(axes, factors, [one["goodput_per_s"] for one in summary], BLUE, "open loop")
     axes.set_ylim(bottom=0)
     _multiples(axes, factors)
-    axes.legend(loc="lower right")
+    axes.legend()
 
 
 def _latency(axes: Axes, found: Mapping[str, Any], deadline_s: float) -> None:
     summary = found["summary"]
     factors = [one["factor"] for one in summary]
     axes.set_title("milliseconds from the intended moment")
-    axes.axhline(deadline_s * 1000, color=GREY, linewidth=0.8, linestyle="--", label="deadline")
+    axes.axhline(deadline_s * 1000, color=GREY, linewidth=1.2, linestyle="--", label="deadline")
     for name, colour, label in (
         ("p50_ms", BLUE, "answered in time, p50"),
         ("p99_ms", ORANGE, "answered in time, p99"),
@@ -112,7 +110,6 @@ def _latency(axes: Axes, found: Mapping[str, Any], deadline_s: float) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("offered load, multiple of the capacity")
     _multiples(axes, factors)
-    _legend_below(axes)
 
 
 def _multiples(axes: Axes, factors: Sequence[float]) -> None:
@@ -122,16 +119,13 @@ def _multiples(axes: Axes, factors: Sequence[float]) -> None:
     axes.minorticks_off()
 
 
-def _legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all of these panels, of that which has the most to name: what several show has the same look."""
+    handles = max((axes.get_legend_handles_labels()[0] for axes in panels), key=len)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 * len(panels))
 
 
 def _line(axes: Axes, xs: Sequence[float], ys: Sequence[float | None], colour: str, label: str) -> None:
     known = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None]
     if known:
-        axes.plot(*zip(*known, strict=True), color=colour, marker="o", markersize=3.5, linewidth=1.4, label=label)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=144)
+        axes.plot(*zip(*known, strict=True), color=colour, marker="o", markersize=5, label=label)

@@ -3,6 +3,7 @@
 Every number is one of the test split, a mean over the seeds.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,12 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from models.evaluation.report.canvas import DASHED, DOTTED, LONG, PALETTE, add_axes, as_png, new_figure, percent_ticks
-from models.evaluation.report.lettering import text_width
+from models.plotting import DASHED, DOTTED, LONG, PALETTE, as_png, legend_below, new_figure, percent_ticks
 from models.study.findings import CONTROL, RATIOS, UNTUNED, Findings, Row
-from models.study.picture import MARGIN, points, write
+from models.study.picture import WIDTH, headed, name_of, points
 
-WIDTH, HEIGHT, TITLE, LEGEND = 800.0, 420.0, 66.0, 64.0
+COLUMNS = 3  # of the legend
 FURTHEST = 0.6  # beyond it all curves run into the large model's accuracy
 Look = tuple[str, object, float]
 
@@ -31,15 +31,14 @@ def study_curves(findings: Findings) -> bytes:
 def curves_figure(findings: Findings) -> Iterator[Figure]:
     """The picture before it is a file."""
     shown = [(row, look) for row in findings.summary if (look := _look(row.name)) is not None]
-    with new_figure(HEIGHT, WIDTH) as figure:
-        seeds = f"{findings.seeds} seed" + "s" * (findings.seeds != 1)
-        write(figure, MARGIN, 36, "What deferring buys").set(fontsize=18, fontweight="bold")
-        write(figure, MARGIN, 58, f"Test split, mean of {seeds}; on the right with 95 % intervals.", "muted")
-        left = add_axes(figure, MARGIN + 46, WIDTH / 2 + 24, TITLE + 22, LEGEND + 48)
-        right = add_axes(figure, WIDTH / 2 + 52, MARGIN, TITLE + 22, LEGEND + 48)
+    seeds = f"{findings.seeds} seed" + "s" * (findings.seeds != 1)
+    with new_figure(WIDTH, 370.0 + 20.0 * math.ceil((1 + len(shown)) / COLUMNS)) as figure:
+        about = f"Test split, mean of {seeds}; on the right with 95 % intervals."
+        body = headed(figure, "What deferring buys", about)
+        left, right = body.subplots(1, 2)
         _curves(left, shown, findings.large_accuracy)
         _differences(right, shown)
-        _legend(figure, shown)
+        legend_below(body, COLUMNS)
         yield figure
 
 
@@ -66,11 +65,10 @@ def _curves(axes: Axes, shown: Sequence[tuple[Row, Look]], large: float) -> None
     axes.set_xlabel("deferral ratio")
     axes.set_xlim(0.0, 1.0)
     percent_ticks(axes, "x", "y")
-    axes.axhline(large, color=PALETTE["muted"], linewidth=1.0)
-    axes.annotate("large model", (0.99, large), (0, -4), textcoords="offset points", ha="right", va="top",
-                  color=PALETTE["muted"])  # fmt: skip
+    axes.axhline(large, color=PALETTE["muted"], linewidth=1.0, label="large model")
     for row, (colour, dash, width) in shown:
-        axes.plot(RATIOS, _values(row, "value"), color=PALETTE[colour], linestyle=dash, linewidth=width)
+        line = axes.plot(RATIOS, _values(row, "value"), label=name_of(row.name))[0]
+        line.set(color=PALETTE[colour], linestyle=dash, linewidth=width)
 
 
 def _differences(axes: Axes, shown: Sequence[tuple[Row, Look]]) -> None:
@@ -89,15 +87,3 @@ def _differences(axes: Axes, shown: Sequence[tuple[Row, Look]]) -> None:
         axes.plot(along, _values(row, "difference")[near], color=PALETTE[colour], linestyle=dash, linewidth=width)
         low, high = _values(row, "difference_low")[near], _values(row, "difference_high")[near]
         axes.fill_between(along, low, high, color=PALETTE[colour], alpha=0.1, linewidth=0)
-
-
-def _legend(figure: Figure, shown: Sequence[tuple[Row, Look]]) -> None:
-    """A dash of the line and its name, below the axes, in two rows where one is too narrow."""
-    left, top = MARGIN, HEIGHT - 54.0
-    for row, (colour, dash, _) in shown:
-        name = f"{'╌╌' if dash != 'solid' else '━━'} {row.name}"
-        wide = text_width(name) + 22
-        if left + wide > WIDTH - MARGIN and left > MARGIN:
-            left, top = MARGIN, top + 20
-        write(figure, left, top, name, colour if colour in ("ink", "muted") else f"{colour}_text")
-        left += wide

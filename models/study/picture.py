@@ -3,24 +3,23 @@
 Every number is one of the test split. What does not exist for the data is left out, and said where nothing is left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from models.evaluation.report.canvas import DASHED, DOTTED, FONT, PALETTE, add_axes, as_png, new_figure, percent_ticks
-from models.evaluation.report.lettering import drawable, narrowed, text_width
-from models.evaluation.report.wording import percent
+from models.evaluation.report.wording import one_line, percent
+from models.plotting import DASHED, DOTTED, PALETTE, as_png, drawable, legend_below, narrowed, new_figure, percent_ticks
 from models.study.findings import CONTROL, UNTUNED, Findings, Number
 
 TITLES = {"accuracy": "accuracy of the small model alone", "s_d": "s_d, share of the ideal gate's gain"}
-# In pixels of the style, half of those of the PNG: width and margin of the picture; height of its title, of the curves,
-# of one method's row and of what is above and below the rows; width of the column of digits beside them.
-WIDTH, MARGIN, TITLE, CURVES, ROW, ABOVE, BELOW, DIGITS = 800.0, 24.0, 84.0, 240.0, 23.0, 24.0, 66.0, 176.0
+# In points: width of the picture, width of a method's name; height of the curves, of what is around the rows, of a row.
+WIDTH, NAME, CURVES, AROUND, ROW = 800.0, 200.0, 290.0, 122.0, 23.0
+LEFT = 14.0 / WIDTH  # where headings begin
 
 
 def study_picture(findings: Findings) -> bytes:
@@ -33,46 +32,40 @@ def study_picture(findings: Findings) -> bytes:
 def study_figure(findings: Findings) -> Iterator[Figure]:
     """The picture before it is a file."""
     others = {row.name: row.on_test["joint"] for row in findings.methods if row.name != CONTROL}
-    chosen = None if findings.chosen is None else f"gatekeeper {findings.chosen:g}"
     swept = any(_alpha(name) is not None for name in others)
-    top = TITLE + (CURVES if swept else 0.0)
-    height = top + (ABOVE + ROW * len(others) + BELOW if others else 0.0)
-    with new_figure(height, WIDTH) as figure:
-        _title(figure, findings, "Bars and the grey band" if swept else "Bars")
+    heights = [CURVES] * swept + [AROUND + ROW * max(1, len(others))]
+    seeds = f"{findings.seeds} seed" + "s" * (findings.seeds != 1)
+    bars = "Bars and the grey band" if swept else "Bars"
+    chosen = "" if findings.chosen is None else " Ringed: chosen on select."
+    about = f"Test split, {seeds}; large model {percent(findings.large_accuracy)} right. {bars}: 95 % intervals."
+    with new_figure(WIDTH, 80.0 + sum(heights)) as figure:
+        body = headed(figure, "Each method against the control", about + chosen)
+        parts = body.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        ringed = None if findings.chosen is None else f"gatekeeper {findings.chosen:g}"
         if swept:
-            bottom, middle = height - top + 62, WIDTH / 2
-            left = add_axes(figure, MARGIN + 46, middle + 62, TITLE + 22, bottom)
-            right = add_axes(figure, middle + 46, MARGIN + 62, TITLE + 22, bottom)
+            left, right = parts[0].subplots(1, 2)
             percent_ticks(left, "y")
-            _over_alpha(left, findings, "accuracy", chosen)
-            _over_alpha(right, findings, "s_d", chosen)
-        if others:
-            _differences(figure, others, chosen, top)
+            _over_alpha(left, findings, "accuracy", ringed)
+            _over_alpha(right, findings, "s_d", ringed)
+            legend_below(parts[0], 3)
+        _differences(parts[-1], others, ringed)
         yield figure
+
+
+def headed(figure: Figure, title: str, about: str) -> SubFigure:
+    """Write a title and a line below it; the rest of the figure."""
+    figure.suptitle(title, x=LEFT, ha="left")
+    body = figure.add_subfigure(figure.add_gridspec()[0])
+    heading(body, about)
+    return body
+
+
+def heading(figure: SubFigure, text: str) -> None:
+    figure.suptitle(text, x=LEFT, ha="left", fontsize="medium", fontweight="normal", color=PALETTE["muted"])
 
 
 def _alpha(name: str) -> float | None:
     return float(name.split()[1]) if name.startswith("gatekeeper ") else None
-
-
-def _title(figure: Figure, findings: Findings, bars: str) -> None:
-    seeds = f"{findings.seeds} seed" + "s" * (findings.seeds != 1)
-    chosen = "" if findings.chosen is None else " Ringed: chosen on select."
-    about = f"Test split, {seeds}; large model {percent(findings.large_accuracy)} right. {bars}: 95 % intervals."
-    write(figure, MARGIN, 36, "Each method against the control").set(fontsize=18, fontweight="bold")
-    write(figure, MARGIN, 58, about + chosen, "muted")
-
-
-def write(figure: Figure, left: float, top: float, text: str, colour: str = "ink") -> Text:
-    """A line of text whose foot is so many pixels from the left and from the top of the figure."""
-    return figure.text(left / figure.bbox.width, 1.0 - top / figure.bbox.height, text, color=PALETTE[colour])
-
-
-def _limits(numbers: Sequence[float | None], margin: float) -> tuple[float, float]:
-    """Limits of an axis that holds these numbers, with this share of their range beside them."""
-    known = [number for number in numbers if number is not None]
-    beside = margin * (max(known) - min(known)) or 0.01
-    return min(known) - beside, max(known) + beside
 
 
 def _ring(axes: Axes, x: float, y: float) -> None:
@@ -87,19 +80,21 @@ def _over_alpha(axes: Axes, findings: Findings, measure: str, chosen: str | None
     axes.set_title(TITLES[measure])
     axes.set_xlabel("alpha")
     axes.set_xlim(-0.02, 1.02)
+    axes.margins(y=0.08)
     numbers = {row.name: row.on_test[measure] for row in findings.methods}
     swept = sorted((alpha, name) for name in numbers if (alpha := _alpha(name)) is not None)
-    levels = {name: number for name in (CONTROL, UNTUNED) if (number := numbers.get(name)) and number.value is not None}
-    shown = [*levels.values(), *(numbers[name] for _, name in swept)]
-    if all(number.value is None for number in shown):
+    levels = [name for name in (CONTROL, UNTUNED) if name in numbers and numbers[name].value is not None]
+    if all(numbers[name].value is None for name in [*levels, *(name for _, name in swept)]):
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "does not exist for these data", ha="center", color=PALETTE["muted"])
+        nothing = "does not exist for these data"
+        axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center", color=PALETTE["muted"])
         return
-    axes.set_ylim(*_limits([end for number in shown for end in (number.value, number.low, number.high)], 0.08))
-    _levels(axes, levels)
+    for name in levels:
+        _level(axes, name, numbers[name])
     # NaN parts the curve where a number is missing.
     values = [np.nan if (value := numbers[name].value) is None else value for _, name in swept]
-    axes.plot([alpha for alpha, _ in swept], values, "o-", color=PALETTE["right"], markersize=6)
+    alphas = [alpha for alpha, _ in swept]
+    axes.plot(alphas, values, "o-", color=PALETTE["right"], markersize=6, label="gatekeeper")
     for (alpha, name), value in zip(swept, values, strict=True):
         low, high = numbers[name].low, numbers[name].high
         if low is not None and high is not None:
@@ -108,37 +103,24 @@ def _over_alpha(axes: Axes, findings: Findings, measure: str, chosen: str | None
             _ring(axes, alpha, value)
 
 
-def _levels(axes: Axes, levels: dict[str, Number]) -> None:
-    """A line at each height, named beside its right end; the two names keep a line's height apart."""
-    heights = {name: number.value for name, number in levels.items() if number.value is not None}
-    low, high = axes.get_ylim()
-    apart = 1.2 * FONT * (high - low) / axes.bbox.height
-    names = sorted(heights, key=lambda name: heights[name])
-    places = np.array([heights[name] for name in names])
-    if len(names) == 2 and places[1] - places[0] < apart:
-        places = places.mean() + apart * np.array([-0.5, 0.5])
-    for name, place in zip(names, places, strict=True):
-        dash, grey = DASHED if name == CONTROL else DOTTED, PALETTE["muted"]
-        axes.axhline(heights[name], color=grey, linestyle=dash, linewidth=1.4)
-        axes.text(1.02, place, name, transform=axes.get_yaxis_transform(), va="center_baseline", color=grey)
-    if (control := levels.get(CONTROL)) and control.low is not None and control.high is not None:
-        axes.axhspan(control.low, control.high, color=PALETTE["muted"], alpha=0.14, linewidth=0)
+def _level(axes: Axes, name: str, number: Number) -> None:
+    assert number.value is not None
+    dash, grey = DASHED if name == CONTROL else DOTTED, PALETTE["muted"]
+    axes.axhline(number.value, color=grey, linestyle=dash, linewidth=1.4, label=name)
+    if name == CONTROL and number.low is not None and number.high is not None:
+        axes.axhspan(number.low, number.high, color=grey, alpha=0.14, linewidth=0)
 
 
 # ---- against the control
 
 
-def _differences(figure: Figure, numbers: dict[str, Number], chosen: str | None, top: float) -> None:
+def _differences(figure: SubFigure, numbers: dict[str, Number], chosen: str | None) -> None:
     """Joint accuracy minus the control's, a row a method in the order of the study."""
-    names = [narrowed(name, 200.0) for name in numbers]
-    heading = "joint accuracy (mean at 10, 20 and 30 % deferral) minus the control's, in percentage points"
-    write(figure, MARGIN, top + 14, heading, "muted")
-    axes = add_axes(figure, MARGIN + 8 + max(map(text_width, names)), MARGIN + DIGITS, top + ABOVE, BELOW)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), [drawable(name) for name in names])
+    heading(figure, "joint accuracy (mean at 10, 20 and 30 % deferral) minus the control's, in percentage points")
+    axes = figure.subplots()
+    axes.set_ylim(len(numbers) - 0.4, -0.6)
+    axes.set_yticks(range(len(numbers)), [name_of(name) for name in numbers])
     axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
-    parts = [(number.difference, number.difference_low, number.difference_high) for number in numbers.values()]
-    axes.set_xlim(*_limits([0.0, *(end for part in parts for end in part)], 0.04))
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: points(value, "g")))
     axes.axvline(0.0, color=PALETTE["ink"], linewidth=1.2)
@@ -146,10 +128,14 @@ def _differences(figure: Figure, numbers: dict[str, Number], chosen: str | None,
         _difference(axes, place, number)
         if name == chosen and number.difference is not None:
             _ring(axes, number.difference, place)
-    left = MARGIN
-    for text, colour in (("● better", "best_text"), ("● worse", "wrong_text"), ("○ the interval holds 0", "muted")):
-        write(figure, left, figure.bbox.height - 16, text, colour)
-        left += text_width(text) + 20
+    for label, colour in (("better", "best"), ("worse", "wrong"), ("the interval holds 0", "muted")):
+        _dot(axes, np.nan, 0, colour).set_label(label)
+    legend_below(figure, 3)
+
+
+def name_of(row: str) -> str:
+    """A row's name, as far as it has room and letters."""
+    return drawable(narrowed(one_line(row, 100), NAME))
 
 
 def points(share: float, form: str = ".2f") -> str:
@@ -167,7 +153,13 @@ def _difference(axes: Axes, place: int, number: Number) -> None:
             colour = "best" if low > 0 else "wrong" if high < 0 else "muted"
             axes.hlines(place, low, high, color=PALETTE[colour], linewidth=2.0)
             text += f" [{points(low)}, {points(high)}]"
-        inside = PALETTE["paper" if colour == "muted" else colour]
-        axes.plot(value, place, "o", color=inside, markeredgecolor=PALETTE[colour], markeredgewidth=1.6, markersize=7)
+        _dot(axes, value, place, colour)
     dark = PALETTE[colour if colour == "muted" else f"{colour}_text"]
     axes.text(1.03, place, text, transform=axes.get_yaxis_transform(), va="center_baseline", color=dark)
+
+
+def _dot(axes: Axes, x: float, y: float, colour: str) -> Line2D:
+    """Empty where it is grey."""
+    dot = axes.plot(x, y, "o", color=PALETTE[colour], markeredgewidth=1.6, markersize=7)[0]
+    dot.set_markerfacecolor(PALETTE["paper" if colour == "muted" else colour])
+    return dot

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
+from support.reports import ABOUT, FOREIGN, HOSTILE, birds, report
 
 from models.errors import InputError
 from models.evaluation.report import plots
@@ -26,34 +27,9 @@ from models.evaluation.report.wording import percent
 from models.numbers.metrics import measure
 from models.numbers.predictions import Predictions
 
-HOSTILE = "</script><img src=x onerror=alert(1)>"
-ABOUT = {"Small model": "birds-small", "Data": "birds, test split; CC0", "Command": "gatekeeper evaluate runs/birds"}
 VOID = {"meta", "input", "img", "wbr", "path", "use", "rect", "br"}
 
 PICTURES = tuple(name for name in plots.NAMES if name != "entropy")  # which is of models that write text
-
-
-def birds(rows: int = 400, names: tuple[str, ...] = ("wren", "robin", "crow_or_raven")) -> Predictions:
-    """A small model that is right in about four of five, a large one in nine of ten."""
-    generator = np.random.default_rng(0)
-    confidence = generator.beta(5.0, 1.5, rows)
-    right = generator.uniform(size=rows) < confidence
-    label = generator.integers(0, len(names), rows)
-    return Predictions(
-        confidence=confidence,
-        small_correct=right.astype(np.float64),
-        large_correct=(generator.uniform(size=rows) < 0.9).astype(np.float64),
-        scores={"max_softmax": confidence, "margin": confidence**2},
-        classes=names,
-        label=label,
-        prediction=np.where(right, label, (label + 1) % len(names)),
-        items=tuple(f"what sings number {row}" for row in range(rows)),
-    )
-
-
-def report(directory: Path, predictions: Predictions, threshold: float = 0.7, about: dict[str, str] = ABOUT) -> str:
-    write_report(directory, predictions, measure(predictions, threshold, resamples=20), about)
-    return (directory / "report.html").read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -321,8 +297,7 @@ def test_each_measure_of_a_certificate_has_its_items() -> None:
 
 @pytest.mark.slow
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:
-    names = (HOSTILE, "a$b$_{c}", "x" * 300, "مرحبا بالعالم", "日本語", "👩‍👩‍👧 \u202eleft\x00\ud800")
-    predictions = replace(birds(names=names), items=tuple(f"{HOSTILE} \u202e\x00\ud800 {row}" for row in range(400)))
+    predictions = replace(birds(names=FOREIGN), items=tuple(f"{HOSTILE} \u202e\x00\ud800 {row}" for row in range(400)))
     page = Page(report(tmp_path, predictions, about={"Small model": HOSTILE, HOSTILE: HOSTILE}))
     assert not [attributes for tag, attributes in page.elements if tag == "img" or "onerror" in attributes]
     assert len(page.contents["script"]) == 2

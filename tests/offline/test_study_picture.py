@@ -9,10 +9,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
+from support.figures import check_texts, shown
 
-from models.evaluation.report.canvas import PALETTE
+from models.plotting import PALETTE
 from models.study.curves import curves_figure, study_curves
 from models.study.findings import MEASURES, Findings, Number, Row
 from models.study.picture import study_figure, study_picture
@@ -68,18 +68,6 @@ CASES = {
 }
 
 
-def shown(figure: Figure) -> list[Text]:
-    """The texts that are drawn: matplotlib also keeps labels of ticks beyond the axes."""
-    beyond: set[Text] = set()
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in axis.get_major_ticks():
-                if not low <= tick.get_loc() <= high:
-                    beyond |= {tick.label1, tick.label2}
-    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible() and text not in beyond]
-
-
 def written(figure: Figure) -> list[str]:
     return [text.get_text() for text in shown(figure)]
 
@@ -91,17 +79,7 @@ def panel(figure: Figure, title: str) -> Axes:
 @pytest.mark.parametrize("case", CASES)
 def test_every_text_is_in_the_picture_and_none_touches_another(case: str) -> None:
     with study_figure(CASES[case]) as figure:
-        figure.draw_without_rendering()
-        boxes = [(text.get_text(), text.get_window_extent()) for text in shown(figure)]
-        width, height = figure.bbox.width, figure.bbox.height
-    assert [text for text, box in boxes if box.x0 < 8 or box.y0 < 4 or box.x1 > width - 8 or box.y1 > height - 4] == []
-    touching = [
-        (text, other)
-        for place, (text, box) in enumerate(boxes)
-        for other, near in boxes[place + 1 :]
-        if min(box.x1, near.x1) - max(box.x0, near.x0) > 0 and min(box.y1, near.y1) - max(box.y0, near.y0) > 1
-    ]
-    assert touching == []
+        check_texts(figure)
 
 
 def test_the_same_findings_give_the_same_bytes() -> None:
@@ -113,15 +91,10 @@ def test_the_same_findings_give_the_same_bytes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case != "a long foreign name"])
+@pytest.mark.parametrize("case", CASES)
 def test_the_curves_are_drawn_within_the_picture(case: str) -> None:
     with curves_figure(CASES[case]) as figure:
-        figure.draw_without_rendering()
-        for text in shown(figure):
-            box = text.get_window_extent()
-            assert box.x0 >= 8
-            assert box.x1 <= figure.bbox.width - 8
-            assert 4 <= box.y0 < box.y1 <= figure.bbox.height - 4
+        check_texts(figure)
         lines = len(figure.axes[0].lines) - 1  # and the large model's
     assert lines == len(CASES[case].summary)
     first = study_curves(CASES[case])

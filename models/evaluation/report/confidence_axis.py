@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import logit
 
-from models.evaluation.report.lettering import text_width
 from models.numbers.predictions import Floats
+
+LETTER = 0.0235  # of the axis, for a digit of a label
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,9 @@ class ConfidenceAxis:
         free = np.inf
         for chance in chances[::-1]:
             place, name = float(logit(chance)), f"{chance - self.shift:.9g}"
-            pixel = axes.transData.transform((place, 0.0))[0]
-            half = text_width(name) / 2
-            if self.low <= place <= self.high and pixel + half < free:
+            half = len(name) / 2 * LETTER * (self.high - self.low)
+            if self.low <= place <= self.high and place + half < free:
                 places.append(place)
                 names.append(name)
-                free = pixel - half - 4
+                free = place - half
         axes.set_xticks(places, names)

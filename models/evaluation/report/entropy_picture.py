@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from models.evaluation.report.canvas import PALETTE, Picture, add_axes, finished, new_figure
-from models.evaluation.report.lettering import Labels
+from models.evaluation.report.canvas import Picture, finished, report_figure
 from models.numbers.predictions import Floats
+from models.plotting import PALETTE, legend_below
 
 NAME = "entropy"
 FEWEST = 5  # answers that reach a place, for a mean that says something
@@ -21,20 +22,16 @@ def entropy_picture(entropy: Sequence[Floats], right: NDArray[np.bool_], names: 
     }
     if not all(len(line) for line in lines.values()):
         return None
-    longest = max(map(len, lines.values()))
-    with new_figure() as figure:
-        axes = add_axes(figure, left=48)
-        axes.set_xlim(0.5, longest + 0.5)
-        axes.set_ylim(0.0, 1.25 * max(0.01, *(float(line.max()) for line in lines.values())))
+    with report_figure() as figure:
+        axes = figure.subplots()
         axes.set_title("mean entropy of a token, in nats")
         axes.set_xlabel("place in the answer")
-        labels = Labels(axes)
-        for name, line in lines.items():
-            places = np.arange(1, len(line) + 1)
-            axes.plot(places, line, color=PALETTE[name], linewidth=2.0, marker="o", markersize=4)
-            labels.line(name, (places.astype(np.float64), line))
         for name, group, called in groups:
-            labels.write(f"{called} ({group.sum():,})", name, f"{name}_text")
+            places, label = np.arange(1, len(lines[name]) + 1), f"{called} ({group.sum():,})"
+            axes.plot(places, lines[name], color=PALETTE[name], marker="o", markersize=4, label=label)
+        axes.set_ylim(bottom=0.0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_below(figure, 2)
         means = {
             called: float(np.mean([row.mean() for row, inside in zip(entropy, group, strict=True) if inside]))
             for _, group, called in groups

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from models.errors import InputError
 from models.evaluation.report import plots
-from models.evaluation.report.canvas import DARK, PALETTE, Picture
+from models.evaluation.report.canvas import Picture
 from models.evaluation.report.certificate import told_by_test
 from models.evaluation.report.classes import by_class, class_table, confusion_table
 from models.evaluation.report.entropy_picture import entropy_picture
@@ -33,6 +33,7 @@ from models.evaluation.report.wording import four_digits, one_line, with_interva
 from models.numbers.metrics import Curves, curves
 from models.numbers.predictions import Predictions
 from models.operating_points import deferred
+from models.plotting import DARK, PALETTE
 from models.replacing import write_whole_bytes
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
