@@ -1,6 +1,7 @@
 """Prompts and answers from files of one's own: what is read, how it is divided, and what is refused in one line."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,36 @@ def test_choices_are_shown_and_an_answer_may_be_text_letter_or_number(tmp_path: 
     example = load(write(tmp_path / "shown.jsonl", shown)).train[0]
     assert example.prompt.text.startswith("red or round? ")
     assert (example.answers, example.choices) == (("round",), ("red", "round"))
+
+
+def test_columns_as_the_hub_has_them(tmp_path: Path) -> None:
+    """ARC's: some of its labels are numbers from 1, which are no places from 0."""
+    rows = [
+        {
+            "question": f"Which is a colour? {place}",
+            "choices": {"text": ["round", "red", "loud"], "label": ["A", "B", "C"] if place % 2 else ["1", "2", "3"]},
+            "answerKey": "B" if place % 2 else "2",
+        }
+        for place in range(30)
+    ]
+    data = load(write(tmp_path / "arc.jsonl", rows))
+    assert {row.answers for row in (*data.train, *data.test)} == {("B",)}
+    assert data.train[0].prompt.text.endswith("\nA. round\nB. red\nC. loud")
+    sums = [{"question": f"{n} and 1", "answer": n + 1} for n in range(30)]
+    assert load(write(tmp_path / "sums.jsonl", sums)).train[0].answers[0].isdecimal()
+
+
+def test_prompts_about_one_image_stay_in_one_split(tmp_path: Path) -> None:
+    rows = []
+    for number in range(30):
+        Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        rows += [{"prompt": f"{what}?", "image": f"{number}.png", "answer": "x"} for what in ("colour", "shape")]
+    data = load(write(tmp_path / "seen.jsonl", rows))
+    parts = [{row.image_key for row in getattr(data, name)} for name in ("train", "select", "calibrate", "test")]
+    assert sum(map(len, parts)) == 30
+    assert not any("image" in note for note in data.notes)
+    few = load(write(tmp_path / "few.jsonl", [row for row in rows if row["image"] < "2"]))
+    assert any(re.search(r"\d+ images? in train and in test", note) for note in few.notes)
 
 
 def test_a_conversation_and_several_answers(tmp_path: Path) -> None:

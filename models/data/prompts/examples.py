@@ -1,12 +1,13 @@
 """A prompt with its answers, and what a source of them holds -> train, select, calibrate and test.
 
-Divided as labelled data are (data/splits.py), but for labels: equal prompts stay in one split.
+Divided as labelled data are (data/splits.py), but for labels: equal prompts stay in one split, and so do prompts about
+one image where there are images enough.
 """
 
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,7 @@ PromptTask = Literal["text-generation", "image-text-to-text"]
 _CARVED = 5  # one prompt in five
 _SEED = 0
 _ID_DIGITS = 16
+_FEWEST_IMAGES = 20  # to divide by them
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,15 @@ def build_prompts(source: PromptSource) -> PromptDataset:
 
 def _divide(source: PromptSource) -> dict[str, list[Example]]:
     rest = list(source.given["train"])
-    groups = list(source.groups) if source.groups is not None else [example.id for example in rest]
+    group = _grouping(source)
+    groups = [group(example) for example in rest] if source.groups is None else list(source.groups)
     test, validation, calibrate = (source.given.get(name) for name in ("test", "validation", "calibrate"))
     if test is None:
         rest, groups, test = _carved(rest, groups)
     if validation is None:
         rest, groups, validation = _carved(rest, groups)
     if calibrate is None:
-        validation, calibrate = _halves(validation)
+        validation, calibrate = _halves(validation, [group(example) for example in validation])
     return {"train": rest, "select": list(validation), "calibrate": list(calibrate), "test": list(test)}
 
 
@@ -125,11 +128,22 @@ def _carved(rows: list[Example], groups: list[str]) -> tuple[list[Example], list
     return [rows[place] for place in kept], [groups[place] for place in kept], taken
 
 
-def _halves(rows: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    names = sorted({example.id for example in rows})
+def _grouping(source: PromptSource) -> Callable[[Example], str]:
+    """What must stay in one split: prompts about one image where there are images enough, else equal prompts."""
+    images = {example.image_key for rows in source.given.values() for example in rows}
+    if "" in images or len(images) < _FEWEST_IMAGES:
+        return lambda example: example.id
+    return lambda example: example.image_key
+
+
+def _halves(rows: Sequence[Example], groups: Sequence[str]) -> tuple[list[Example], list[Example]]:
+    names = sorted(set(groups))
     random.Random(_SEED).shuffle(names)
     first = set(names[: (len(names) + 1) // 2])
-    return [row for row in rows if row.id in first], [row for row in rows if row.id not in first]
+    parts: tuple[list[Example], list[Example]] = [], []
+    for row, group in zip(rows, groups, strict=True):
+        parts[group not in first].append(row)
+    return parts
 
 
 def _notes(splits: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
@@ -139,6 +153,10 @@ def _notes(splits: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
     for one, other in combinations(ids, 2):
         if shared := len(ids[one] & ids[other]):
             notes.append(f"{shared:,} prompt{'s' if shared > 1 else ''} in {one} and in {other}")
+    images = {name: {example.image_key for example in rows} - {""} for name, rows in splits.items()}
+    for one, other in combinations(images, 2):
+        if shared := len(images[one] & images[other]):
+            notes.append(f"{shared:,} image{'s' if shared > 1 else ''} in {one} and in {other}")
     taught = {example.answers[0] for example in splits["train"]}
     wanted = {example.answers[0] for example in splits["test"]}
     closed = all(example.choices for example in splits["test"])

@@ -3,6 +3,7 @@
     {"prompt": "...", "answer": "..."}                            answer: a text, a number, or a list of right ones
     {"messages": [{"role": "user", "content": "..."}], ...}       a conversation in the place of the prompt
     {"prompt": "...", "choices": ["...", "..."], "answer": ...}   answer: a choice's text, its letter or its number
+    {"question": "...", "choices": {"text": [...], "label": [...]}, "answerKey": "B"}     as the hub has ARC
     {"prompt": "...", "image": "shapes/1.png", ...}               a file, relative to the table
     {..., "split": "test"}                                        train, validation, calibrate or test
 
@@ -33,6 +34,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROLES = ("system", "user", "assistant")
 NOT_STATED = "not stated"
 _NESTED = ("messages", "choices", "answer")
+_ALSO = {"question": "prompt", "answerKey": "answer"}  # as many sets of the hub call them
 _HINT = '{"prompt": "...", "answer": "..."}'
 
 
@@ -52,7 +54,7 @@ def has_prompts(path: Path) -> bool:
 
 def are_prompts(columns: Iterable[str]) -> bool:
     """Whether columns of these names hold prompts and answers."""
-    names = set(columns)
+    names = {_ALSO.get(name, name) for name in columns}
     return "answer" in names and bool(names & {"prompt", "messages"})
 
 
@@ -121,12 +123,15 @@ def _split(where: str, row: dict[str, Any]) -> str:
 
 
 def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
+    for name, ours in _ALSO.items():
+        if name in row and ours not in row:
+            row = {**row, ours: row[name]}
     row = {name: _nested(value, name, where) for name, value in row.items()}
     messages = _messages(where, row)
     choices = _choices(where, row)
     answers = _answers(where, row)
     if choices is not None:
-        places = [_place(where, answer, choices) for answer in answers]
+        places = [_place(where, answer, choices, _labels(row)) for answer in answers]
         if all(choice in messages[-1].content for choice in choices):
             answers = tuple(choices[place] for place in places)
         else:
@@ -176,7 +181,7 @@ def _choices(where: str, row: dict[str, Any]) -> tuple[str, ...] | None:
     given = row.get("choices")
     if given in (None, ""):
         return None
-    if isinstance(given, dict):  # as the hub has ARC
+    if isinstance(given, dict):
         given = given.get("text")
     if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS):
         raise InputError(f"{where}: choices is a list of 2 to {len(LETTERS)} texts")
@@ -194,10 +199,18 @@ def _answers(where: str, row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(cell(answer, "answer", where).strip() for answer in several)
 
 
-def _place(where: str, answer: str, choices: tuple[str, ...]) -> int:
-    """By its text first, then a letter, then its number from 0."""
+def _labels(row: dict[str, Any]) -> tuple[str, ...]:
+    """What the choices are called, where the row says it."""
+    labels = row["choices"].get("label") if isinstance(row["choices"], dict) else None
+    return tuple(str(label) for label in labels) if isinstance(labels, list) else ()
+
+
+def _place(where: str, answer: str, choices: tuple[str, ...], labels: tuple[str, ...]) -> int:
+    """By its text first, then by the label that the row gives it, else a letter, then its number from 0."""
     if answer in choices:
         return choices.index(answer)
+    if len(labels) == len(choices) and answer in labels:
+        return labels.index(answer)
     letters = LETTERS[: len(choices)]
     if len(answer) == 1 and answer.upper() in letters:
         return letters.index(answer.upper())
