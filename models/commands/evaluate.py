@@ -83,7 +83,7 @@ def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions, rows
     _print_numbers(bundle.manifest.name, evaluation.numbers)
     _write(options.output, evaluation, about_bundle(bundle, data, large, source.seed))
     if options.write_card:
-        write_card(bundle, data, evaluation.numbers, large)
+        write_card(bundle, data, evaluation.numbers, large.name if large else None)
     if options.endpoint is not None:
         return _compare_endpoint(options, options.endpoint, bundle, data, evaluation)
     return 0
@@ -92,7 +92,7 @@ def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions, rows
 def _evaluate_text(
     options: EvaluateOptions, source: DataOptions, level: LevelOptions, rows: text.RowsOptions, bundle: "Bundle"
 ) -> int:
-    text.refuse_for_text(options, ("endpoint", "write_card"))
+    text.refuse_for_text(options, ("endpoint",))
     data = text.load(source, level, rows)
     prepare_libraries()
     _make_output(options.output)
@@ -100,6 +100,10 @@ def _evaluate_text(
         evaluation, about = text.evaluate(bundle, data, options.large, rows, source.seed, work)
         _print_numbers(bundle.manifest.name, evaluation.numbers)
         _write(options.output, evaluation, about)
+        if options.write_card:
+            from models.evaluation.evaluate import write_card
+
+            write_card(bundle, data, evaluation.numbers, about["Large model"] if options.large else None)
     return 0
 
 

@@ -17,6 +17,7 @@ from models.bundle import CALIBRATION, CARD, Bundle, Manifest, rewrite_bundle
 from models.calibration.calibrate import check_task, expected_classes
 from models.calibration.large_answers import LargeAnswers
 from models.data.datasets import LabelledDataset
+from models.data.prompts.examples import PromptDataset
 from models.evaluation.results import Evaluation
 from models.inference.answers import answers
 from models.inference.classifier import Classifier, load_classifier
@@ -109,8 +110,10 @@ def certified(certificate: dict[str, Any] | None) -> str:
     )
 
 
-def write_card(bundle: Bundle, data: LabelledDataset, numbers: dict[str, Any], large: LargeAnswers | None) -> Bundle:
-    """Put the measured numbers into the bundle's manifest and model card. The gate digest stays."""
+def write_card(
+    bundle: Bundle, data: LabelledDataset | PromptDataset, numbers: dict[str, Any], large: str | None
+) -> Bundle:
+    """Put the measured numbers into the bundle's manifest and model card. large: its name. The gate digest stays."""
     headline = {"threshold": numbers["threshold"]} | {
         name: round(entry["value"], 6)
         for name, entry in numbers.items()
@@ -126,25 +129,35 @@ def write_card(bundle: Bundle, data: LabelledDataset, numbers: dict[str, Any], l
     return rewrite_bundle(bundle, {"metrics": headline}, write)
 
 
-def _card(bundle: Bundle, data: LabelledDataset, headline: dict[str, float], large: LargeAnswers | None) -> str:
+def _card(bundle: Bundle, data: LabelledDataset | PromptDataset, headline: dict[str, float], large: str | None) -> str:
     manifest = bundle.manifest
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in headline.items())
-    beside = f", with `{large.name}` as the large model" if large else ""
-    base = f"\nA linear head on the frozen {manifest.base.hub_id or manifest.base.package}.\n" if manifest.base else ""
+    beside = f", with `{large}` as the large model" if large else ""
+    what = "LoRA adapter" if manifest.writes_text else "linear head"
+    base = manifest.base
+    stands = f"\nA {what} on the frozen {base.fetch or base.hub_id or base.package}.\n" if base else ""
+    if isinstance(data, PromptDataset):
+        kind, items = f"score {manifest.score}", f"{len(data.test)} test prompts"
+        warning = "Every prompt gets an answer: a low confidence is the only sign that it may be wrong."
+    else:
+        kind, scope = f"{len(manifest.labels)} labels", "in-scope " if data.out_of_scope else ""
+        items = f"{len(data.test)} {scope}test items"
+        outside = f"An input outside these {len(manifest.labels)} labels still gets one of them"
+        warning = f"{outside}: a low confidence is the only sign."
     calibrated = "calibrated" if CALIBRATION in manifest.files else "not calibrated"
     return f"""# {manifest.name}
 
-{manifest.task}, {len(manifest.labels)} labels, runtime `{manifest.runtime}`, {made(manifest)}.
-{base}
+{manifest.task}, {kind}, runtime `{manifest.runtime}`, {made(manifest)}.
+{stands}
 Trained on {manifest.dataset or "unknown data"}; {calibrated}. \
 Data of this measurement: {data.name}, {data.licence}.
 
-Measured on the {len(data.test)} {"in-scope " if data.out_of_scope else ""}test items of {data.name} at the threshold \
+Measured on the {items} of {data.name} at the threshold \
 {headline["threshold"]:g} (temperature {manifest.temperature:g}){beside}:
 
 | what | value |
 | --- | --- |
 {rows}
 
-An input outside these {len(manifest.labels)} labels still gets one of them: a low confidence is the only sign.
+{warning}
 """

@@ -64,8 +64,26 @@ def test_from_a_file_to_a_threshold_in_four_commands(
     assert small.large_correct.all()
     assert run("calibrate", bundle.directory, "--target-deferral-ratio", "0.3", "--write") == 0
     capsys.readouterr()
-    assert run("evaluate", bundle.directory, "--data", echoes, "--large", "oracle", "--output", tmp_path / "out") == 0
+    assert (
+        run(
+            "evaluate",
+            bundle.directory,
+            "--data",
+            echoes,
+            "--large",
+            "oracle",
+            "--output",
+            tmp_path / "out",
+            "--write-card",
+        )
+        == 0
+    )
     said = capsys.readouterr().out
+    card = (bundle.directory / "README.md").read_text(encoding="utf-8")
+    assert "text-generation, score negative_predictive_entropy, runtime `transformers`" in card
+    assert "test prompts of echoes.jsonl" in card
+    assert "with `oracle` as the large model" in card
+    assert load_bundle(bundle.directory).manifest.metrics["a_L"] == 1.0
     assert re.search(r"a_L +1\.0000", said)
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert set(numbers["by_score"]) >= {"negative_predictive_entropy", "sum_log_prob", "min_log_prob"}
