@@ -225,7 +225,7 @@ def _calibrated(
         return text.calibrate(bundle, place, prompts, options.large, rows, options.score)
     from models.calibration.calibrate import calibrate
 
-    text.refuse_for_labels(rows, ("rows", "scorer"))
+    text.refuse_rows(rows)
     text.refuse_for_labels(options, ("score",))
     large = source.open_large(options.large)  # first: reading the data may take a minute
     data = source.load(level)

@@ -69,7 +69,7 @@ def run(options: EvaluateOptions, source: DataOptions, level: LevelOptions, rows
     assert bundle is not None
     if bundle.manifest.writes_text:
         return _evaluate_text(options, source, level, rows, bundle)
-    text.refuse_for_labels(rows, ("rows", "scorer"))
+    text.refuse_rows(rows)
     large = source.open_large(options.large)
     data = source.load(level)
     prepare_libraries()

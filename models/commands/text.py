@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,11 @@ OF_LABELS = ("distill_from", "strength", "alignment", "image_size")
 
 @dataclass(frozen=True)
 class RowsOptions:
-    """--rows: at most so many prompts of each split."""
+    """--rows: at most so many prompts of each split. scorer, judge: what counts as right."""
 
     rows: int | None = None
     scorer: str | None = None
+    judge: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def add_rows(parser: argparse.ArgumentParser, *, scorer: bool) -> "argparse._Arg
     if scorer:
         group.add_argument(
             "--scorer", metavar="S", help="what counts as right: exact, choice, number, ... or FILE.py:FUNCTION"
+        )
+        group.add_argument(
+            "--judge", metavar="M", help="of --scorer judge: the directory of a language model, smollm2 or gemma3-270m"
         )
     return group
 
@@ -183,7 +187,17 @@ def scorer_of(rows: RowsOptions, data: "PromptDataset") -> "Scorer":
     """--scorer, else the data's own. Raises InputError."""
     from models.scoring.registry import scorer
 
-    return scorer(rows.scorer or data.scorer)
+    name = rows.scorer or data.scorer
+    if rows.judge is None:
+        return scorer(name)
+    if name != "judge":
+        raise InputError(f"--judge is of --scorer judge, and {name} asks none")
+    prepare_libraries()
+    from models.inference.packaged import MODELS, locate
+    from models.scoring.causal_judge import CausalJudge
+
+    with Waiting(f"opening {rows.judge}"):
+        return scorer(name, judge=CausalJudge(locate(rows.judge) if rows.judge in MODELS else Path(rows.judge)))
 
 
 @contextmanager
@@ -245,7 +259,7 @@ def is_prompts(data: str | None) -> bool:
 
 def refuse_without_data(source: DataOptions, rows: RowsOptions, score: str | None) -> None:
     """Raise InputError for options that would change nothing: another score needs the drafts again."""
-    for name, value in (("score", score), ("rows", rows.rows), ("scorer", rows.scorer)):
+    for name, value in (("score", score), *asdict(rows).items()):
         if value is not None and source.data is None:
             raise InputError(f"{option(name)} needs --data: the drafts are written anew")
 
@@ -263,6 +277,11 @@ def refuse_for_labels(options: Any, names: tuple[str, ...]) -> None:
 def refuse_writing(writing: WritingOptions, rows: RowsOptions) -> None:
     """Raise InputError where one of them is given and --data has labels."""
     refuse_for_labels(writing, tuple(field.name for field in fields(writing)))
+    refuse_rows(rows)
+
+
+def refuse_rows(rows: RowsOptions) -> None:
+    """Raise InputError where one of them is given and the model answers with labels."""
     refuse_for_labels(rows, tuple(field.name for field in fields(rows)))
 
 

@@ -25,7 +25,7 @@ class Needs:
 
 def _judged(needs: Needs) -> Scorer:
     if needs.judge is None:
-        raise InputError("the scorer judge needs a language model that judges: name its directory")
+        raise InputError("the scorer judge needs a language model that judges: give --judge")
     return judge_scorer(needs.judge)
 
 

@@ -158,6 +158,25 @@ def test_one_run_at_a_time_writes_drafts(tuned: Path, echoes: Path, capsys: pyte
     assert not work.exists()
 
 
+def test_a_judge_is_named_by_its_directory(
+    tuned: Path, echoes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in with random weights: it grades, and no grade means anything."""
+    bundle, judge = tuned / "alpha-0.5-seed-0", write_tiny_llama(tmp_path / "judge", positions=4096)
+    common = ("evaluate", bundle, "--data", echoes, "--rows", 4, "--large", "oracle")
+    assert run(*common, "--scorer", "judge", "--judge", judge, "--output", tmp_path / "out") == 0
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert (numbers["scorer"], numbers["graded"]) == ("judge", True)
+    assert "pearson" in numbers
+    for options, words in (
+        (("--scorer", "judge"), "the scorer judge needs a language model that judges: give --judge"),
+        (("--judge", judge), "--judge is of --scorer judge, and exact asks none"),
+        (("--scorer", "judge", "--judge", tmp_path), "holds no causal language model"),
+    ):
+        assert run(*common, *options) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_a_sweep_measures_stage_1_once(echoes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     sweep = ("tune", "--data", echoes, "--model", "tiny-decoder", "--alpha", "0.5,0.1", "--rows", "8", *QUICK)

@@ -43,7 +43,9 @@ def word_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     return fast
 
 
-def write_tiny_llama(directory: Path, *, chat: bool = False, seed: int = 0, vocabulary: int | None = None) -> Path:
+def write_tiny_llama(
+    directory: Path, *, chat: bool = False, seed: int = 0, vocabulary: int | None = None, positions: int = 64
+) -> Path:
     """Two layers; vocabulary: more entries of the output than there are tokens."""
     tokenizer = word_tokenizer(chat=chat)
     torch.manual_seed(seed)
@@ -54,7 +56,7 @@ def write_tiny_llama(directory: Path, *, chat: bool = False, seed: int = 0, voca
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         initializer_range=0.5,
         **_ends(),
