@@ -45,6 +45,14 @@ def open_hub(hub_id: str) -> tuple[Any, str]:
     return found, licence
 
 
+def encoded(dataset: Any) -> Any:
+    """The same rows, their images as bytes or paths: pixels of thousands would fill the memory."""
+    for name, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+    return dataset
+
+
 def read_saved(name: str, directory: Path, columns: Columns) -> Source:
     """What the library `datasets` has saved to disk. Raises InputError."""
     try:

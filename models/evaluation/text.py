@@ -40,7 +40,7 @@ def evaluate_text(
         small_correct=correctness(drafts, data.test, scorer),
         large_correct=None if large is None else large.correct(data, "test", scorer),
         scores=scores,
-        items=[example.prompt.text for example in data.test],
+        items=[example.question for example in data.test],
         answers=Answers(
             prompt_id=tuple(example.id for example in data.test),
             answer=tuple(draft.answer for draft in drafts),

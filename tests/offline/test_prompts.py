@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from models.data.hub_datasets import encoded
 from models.data.prompts.examples import build_prompts, few
 from models.data.prompts.files import hub_prompts
 from models.data.prompts.load import is_prompts, load_prompts
@@ -137,7 +138,8 @@ def test_images_are_files_beside_the_table(tmp_path: Path) -> None:
     rows = [{"prompt": f"colour {place}?", "image": "one.png", "answer": "dark"} for place in range(30)]
     data = load(write(tmp_path / "seen.jsonl", rows))
     assert data.task == "image-text-to-text"
-    assert data.train[0].image.shape == (8, 8, 3)
+    assert data.train[0].prompt.image.shape == (8, 8, 3)
+    assert data.train[0].image_key == data.test[0].image_key
     (tmp_path / "one.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"line 1.*one\.png"):
         load(tmp_path / "seen.jsonl")
@@ -196,6 +198,21 @@ def test_what_the_hubs_library_returns_is_read_by_the_same_columns() -> None:
     assert [len(getattr(data, split)) for split in SPLITS] == [30, 3, 3, 5]
     assert data.licence == "MIT"
     assert data.notes[0] == "owner/sums: the split extra is not read"
+
+
+def test_images_of_the_hub_are_bytes_until_they_are_asked_for(tmp_path: Path) -> None:
+    rows = []
+    for number in range(30):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(file)
+        rows.append({"question": f"{number}?", "image": {"bytes": file.read_bytes(), "path": None}, "answer": "x"})
+    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    data = build_prompts(hub_prompts("owner/seen", {"train": encoded(table)}, "MIT"))
+    assert {row.prompt.image.max() for row in (*data.train, *data.select, *data.calibrate, *data.test)} == set(
+        range(30)
+    )
+    assert len({row.image_key for row in data.train}) == len(data.train)
+    assert not isinstance(data.train[0].image, np.ndarray)
 
 
 def test_a_name_that_is_nothing_is_one_line() -> None:

@@ -44,7 +44,7 @@ class TextLargeAnswers(Protocol):
 
 def reference_of(example: Example) -> Reference:
     """What a scorer compares an answer with."""
-    return Reference(example.prompt.text, example.answers, example.choices, example.database)
+    return Reference(example.question, example.answers, example.choices, example.database)
 
 
 def open_text_large(path: Path, work: Path) -> TextLargeAnswers:
@@ -106,7 +106,7 @@ class LargeAnswerTable:
 
     def correct(self, data: PromptDataset, split: str, scorer: Scorer) -> Floats:
         examples: Sequence[Example] = getattr(data, split)
-        keys = [example.id if self._key == "prompt_id" else example.prompt.text.strip() for example in examples]
+        keys = [example.id if self._key == "prompt_id" else example.question.strip() for example in examples]
         missing = [place for place, key in enumerate(keys) if key not in self._answers]
         if missing:
             raise InputError(

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, overload
 
+from models.data.images import Image, ImageFile, decode
 from models.errors import InputError
 from models.generation import Message, Prompt
 
@@ -26,25 +27,51 @@ _FEWEST_IMAGES = 20  # to divide by them
 @dataclass(frozen=True)
 class Example:
     """answers: all count as right, training teaches the first. choices: what a closed question may be answered with.
-    image: uint8 (H, W, 3). database: the SQLite file that an answer in SQL is run against."""
+    image: a file that is decoded when it is asked for, or uint8 (H, W, 3). database: the SQLite file that an answer in
+    SQL is run against."""
 
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
     choices: tuple[str, ...] | None = None
-    image: Any | None = None
+    image: ImageFile | Image | None = None
     image_key: str = ""  # equal where images are
     database: Path | None = None
 
     @property
     def prompt(self) -> Prompt:
-        """What a model is asked."""
-        return Prompt(self.messages, self.image)
+        """What a model is asked, its image decoded. Raises InputError where the file has become unreadable."""
+        image = decode(self.image, grey=False) if isinstance(self.image, ImageFile) else self.image
+        return Prompt(self.messages, image)
+
+    @property
+    def question(self) -> str:
+        """The turns as a reader sees them."""
+        return Prompt(self.messages).text
 
     @property
     def id(self) -> str:
         """What the prompt is called: the beginning of the sha256 of all that is asked."""
         asked = [[message.role, message.content] for message in self.messages]
         return hashlib.sha256(json.dumps([asked, self.image_key]).encode()).hexdigest()[:_ID_DIGITS]
+
+
+class Prompts(Sequence[Prompt]):
+    """The prompts of examples, each made when it is asked for: the pixels of thousands would fill the memory."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, place: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Prompts": ...
+    def __getitem__(self, place: int | slice) -> "Prompt | Prompts":
+        if isinstance(place, slice):
+            return Prompts(self._examples[place])
+        return self._examples[place].prompt
 
 
 @dataclass(frozen=True)

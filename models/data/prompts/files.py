@@ -14,12 +14,14 @@ one a line behind a letter: the answer that is taught, and that counts, is then 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from models.data.images import ImageFile, decode, image_file
+from models.data.images import ImageFile, decode, fingerprints, image_file
 from models.data.prompts.examples import Example, PromptSource
 from models.data.records import SPLIT_COLUMN, cell
 from models.data.shards import find_tables
@@ -61,14 +63,15 @@ def are_prompts(columns: Iterable[str]) -> bool:
 def read_prompts(path: Path) -> PromptSource:
     """A file, or a directory with a table for each split. Raises InputError with the line that is wrong."""
     given: dict[str, list[Example]] = defaultdict(list)
+    images = _Seen()
     if path.is_dir():
         for split, files in find_tables(path).files.items():
             for file in files:
                 for where, row in _rows(file):
-                    given[split].append(_example(file, where, row))
+                    given[split].append(_example(file, where, row, images))
     elif is_table(path):
         for where, row in _rows(path):
-            given[_split(where, row)].append(_example(path, where, row))
+            given[_split(where, row)].append(_example(path, where, row, images))
     else:
         raise InputError(f"{path}: prompts and answers are a {', '.join(TABLE_SUFFIXES)} file or a directory of them")
     return _source(path.name, str(path), NOT_STATED, given)
@@ -77,13 +80,15 @@ def read_prompts(path: Path) -> PromptSource:
 def hub_prompts(hub_id: str, found: Mapping[str, Any], licence: str) -> PromptSource:
     """What the library `datasets` returns, whose columns are those of a file. Raises InputError."""
     given: dict[str, list[Example]] = {}
-    notes = []
+    notes, images = [], _Seen()
     for split, rows in found.items():
         name = SPLIT_NAMES.get(split)
         if name is None or name in given:
             notes.append(f"{hub_id}: the split {split} is not read")
             continue
-        given[name] = [_example(Path(), f"{hub_id}, {split}: row {row}", cells) for row, cells in enumerate(rows, 1)]
+        given[name] = [
+            _example(Path(), f"{hub_id}, {split}: row {row}", cells, images) for row, cells in enumerate(rows, 1)
+        ]
     return _source(hub_id, hub_id, licence, given, tuple(notes))
 
 
@@ -122,7 +127,32 @@ def _split(where: str, row: dict[str, Any]) -> str:
     return name
 
 
-def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
+class _Seen:
+    """The fingerprints of images; a file that many prompts ask about is decoded once."""
+
+    def __init__(self) -> None:
+        self._keys: dict[Path, str] = {}
+
+    def look(self, path: Path, where: str, given: Any) -> tuple[ImageFile, str]:
+        """(the image, what is equal where its pixels are). given: a file's name, or what the hub has.
+
+        Raises InputError where it cannot be read.
+        """
+        if isinstance(given, dict) and given.get("bytes"):
+            image = ImageFile(f"{where}, its image", partial(BytesIO, given["bytes"]))
+            return image, _key(image)
+        file = path.parent / cell(given.get("path") if isinstance(given, dict) else given, "image", where)
+        image = ImageFile(f"{where}: {file}", image_file(file).open)
+        if file not in self._keys:
+            self._keys[file] = _key(image)
+        return image, self._keys[file]
+
+
+def _key(image: ImageFile) -> str:
+    return fingerprints([decode(image, grey=False)])[0]
+
+
+def _example(path: Path, where: str, row: dict[str, Any], images: _Seen) -> Example:
     for name, ours in _ALSO.items():
         if name in row and ours not in row:
             row = {**row, ours: row[name]}
@@ -142,9 +172,7 @@ def _example(path: Path, where: str, row: dict[str, Any]) -> Example:
             choices = tuple(LETTERS[: len(choices)])
     if row.get("image") in (None, ""):
         return Example(messages, answers, choices)
-    file = path.parent / cell(row["image"], "image", where)
-    pixels = decode(ImageFile(f"{where}: {file}", image_file(file).open), grey=False)
-    return Example(messages, answers, choices, pixels, str(row["image"]))
+    return Example(messages, answers, choices, *images.look(path, where, row["image"]))
 
 
 def _nested(value: Any, name: str, where: str) -> Any:

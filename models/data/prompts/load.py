@@ -46,6 +46,7 @@ def load_prompts(data: str, data_dir: Path | None) -> PromptDataset:
 
 
 def _hub(hub_id: str) -> tuple[Any, str]:
-    from models.data.hub_datasets import open_hub  # noqa: PLC0415  a second of imports that only the hub needs
+    from models.data.hub_datasets import encoded, open_hub  # noqa: PLC0415  a second of imports for the hub alone
 
-    return open_hub(hub_id)
+    found, licence = open_hub(hub_id)
+    return {split: encoded(rows) for split, rows in found.items()}, licence

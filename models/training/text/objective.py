@@ -117,7 +117,8 @@ def _positions(backbone: TextBackbone, rows: Sequence[Row], batch_size: int) -> 
     backbone.model.eval()
     device = next(backbone.model.parameters()).device
     right, entropy = [], []
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place].prompt["input_ids"]))
+    lengths = [len(row.prompt["input_ids"]) for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
     with torch.inference_mode(), backbone.head.taken():
         for start in range(0, len(order), batch_size):
             batch = backbone.batch([rows[place] for place in order[start : start + batch_size]])

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import overload
 
 import torch
 from transformers import set_seed
@@ -79,18 +80,42 @@ def open_text_tuning(
     return TextTuning(data, recipe, work, machine, say, backbone, train, select, large=large)
 
 
-def _rows(backbone: TextBackbone, split: Sequence[Example], name: str) -> list[Row]:
+class LazyRows(Sequence[Row]):
+    """Rows with images, each made when it is asked for: the pixels of thousands would fill the memory."""
+
+    def __init__(self, backbone: TextBackbone, examples: Sequence[Example]) -> None:
+        self._backbone, self._examples = backbone, examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> "LazyRows": ...
+    def __getitem__(self, place: int | slice) -> "Row | LazyRows":
+        if isinstance(place, slice):
+            return LazyRows(self._backbone, self._examples[place])
+        example = self._examples[place]
+        return self._backbone.row(example.prompt, example.answers[0])
+
+
+def _rows(backbone: TextBackbone, split: Sequence[Example], name: str) -> Sequence[Row]:
     """Raises InputError that says how many rows do not fit, and shows the first."""
-    rows, bad = [], []
-    for place, example in enumerate(split, 1):
+    made = LazyRows(backbone, split)
+    kept, bad = [], []
+    for place, example in enumerate(split):
         try:
-            rows.append(backbone.row(example.prompt, example.answers[0]))
+            row = made[place]
         except InputError as error:
-            bad.append(f"row {place} of {name}: {error}")
+            bad.append(f"row {place + 1} of {name}: {error}")
+            continue
+        if example.image is None:
+            kept.append(row)
     if bad:
         more = f" ({len(bad):,} such rows)" if len(bad) > 1 else ""
         raise InputError(f"{bad[0]}{more}")
-    return rows
+    return kept or made
 
 
 class TextTuning:
@@ -104,8 +129,8 @@ class TextTuning:
         machine: Machine,
         say: Say,
         backbone: TextBackbone,
-        train: list[Row],
-        select: list[Row],
+        train: Sequence[Row],
+        select: Sequence[Row],
         *,
         large: Bundle | None = None,
     ) -> None:
