@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.calibration.text.calibrate import correctness
 from models.calibration.text.drafts import Writer
 from models.calibration.text.large import TextLargeAnswers
-from models.data.prompts.examples import Example, PromptDataset, Prompts
+from models.data.prompts.examples import Example, PromptDataset, prompts_of
 from models.errors import InputError
 from models.generation import Message
 from models.inference.generation.text_model import Draft, TextModel
@@ -130,7 +130,7 @@ class _Method:
             backbone = self._backbone
             with Waiting(f"reading what {self._name} made its answers of"):
                 return {
-                    split: answer_states(backbone, Prompts(asked[split]), [draft.trace.tokens for draft in some])
+                    split: answer_states(backbone, prompts_of(asked[split]), [draft.trace.tokens for draft in some])
                     for split, some in drafts.items()
                 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle, draft_digest
-from models.data.prompts.examples import Example, Prompts
+from models.data.prompts.examples import Example, prompts_of
 from models.errors import InputError
 from models.inference.generation.text_model import Draft, TextModel, load_text_model
 from models.inference.generation.traces import Trace
@@ -47,7 +47,7 @@ class Writer:
     ) -> None:
         if self._model is None:
             self._model = self._open()
-        prompts = Prompts([examples[place] for place in missing])
+        prompts = prompts_of([examples[place] for place in missing])
         told = f"{self.name} answers {len(missing):,} {split} prompts"
         if found:
             told += f" ({len(found):,} were answered before)"

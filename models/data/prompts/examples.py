@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 from models.data.images import Image, ImageFile, decode
 from models.errors import InputError
 from models.generation import Message, Prompt
 
+T = TypeVar("T")
 PromptTask = Literal["text-generation", "image-text-to-text"]
 _CARVED = 5  # one prompt in five
 _SEED = 0
@@ -55,23 +56,28 @@ class Example:
         return hashlib.sha256(json.dumps([asked, self.image_key]).encode()).hexdigest()[:_ID_DIGITS]
 
 
-class Prompts(Sequence[Prompt]):
-    """The prompts of examples, each made when it is asked for: the pixels of thousands would fill the memory."""
+class Each(Sequence[T]):
+    """What is made of each example, when it is asked for: the pixels of thousands would fill the memory."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._examples = examples
+    def __init__(self, make: Callable[[Example], T], examples: Sequence[Example]) -> None:
+        self._make, self._examples = make, examples
 
     def __len__(self) -> int:
         return len(self._examples)
 
     @overload
-    def __getitem__(self, place: int) -> Prompt: ...
+    def __getitem__(self, place: int) -> T: ...
     @overload
-    def __getitem__(self, place: slice) -> "Prompts": ...
-    def __getitem__(self, place: int | slice) -> "Prompt | Prompts":
+    def __getitem__(self, place: slice) -> "Each[T]": ...
+    def __getitem__(self, place: int | slice) -> "T | Each[T]":
         if isinstance(place, slice):
-            return Prompts(self._examples[place])
-        return self._examples[place].prompt
+            return Each(self._make, self._examples[place])
+        return self._make(self._examples[place])
+
+
+def prompts_of(examples: Sequence[Example]) -> Each[Prompt]:
+    """Their prompts."""
+    return Each(lambda example: example.prompt, examples)
 
 
 @dataclass(frozen=True)

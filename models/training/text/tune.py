@@ -10,13 +10,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import overload
 
 import torch
 from transformers import set_seed
 
 from models.bundle import Bundle, write_bundle
-from models.data.prompts.examples import Example, PromptDataset
+from models.data.prompts.examples import Each, Example, PromptDataset
 from models.errors import InputError
 from models.progress import Waiting
 from models.threads import threads_in_words
@@ -80,29 +79,9 @@ def open_text_tuning(
     return TextTuning(data, recipe, work, machine, say, backbone, train, select, large=large)
 
 
-class LazyRows(Sequence[Row]):
-    """Rows with images, each made when it is asked for: the pixels of thousands would fill the memory."""
-
-    def __init__(self, backbone: TextBackbone, examples: Sequence[Example]) -> None:
-        self._backbone, self._examples = backbone, examples
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> "LazyRows": ...
-    def __getitem__(self, place: int | slice) -> "Row | LazyRows":
-        if isinstance(place, slice):
-            return LazyRows(self._backbone, self._examples[place])
-        example = self._examples[place]
-        return self._backbone.row(example.prompt, example.answers[0])
-
-
 def _rows(backbone: TextBackbone, split: Sequence[Example], name: str) -> Sequence[Row]:
     """Raises InputError that says how many rows do not fit, and shows the first."""
-    made = LazyRows(backbone, split)
+    made = Each(lambda example: backbone.row(example.prompt, example.answers[0]), split)
     kept, bad = [], []
     for place, example in enumerate(split):
         try:
