@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.data.datasets import LabelledDataset
@@ -24,7 +26,7 @@ from models.inference.answers import answers
 from models.inference.classifier import load_classifier
 from models.labels import check_same_labels, places
 from models.progress import Waiting
-from models.study.arrays import Arrays, cached
+from models.replacing import write_whole, writing
 from models.study.findings import CONTROL, UNTUNED, Findings, find
 from models.study.label_answers import Answers
 from models.study.results import write_findings
@@ -35,6 +37,7 @@ from models.training.tune import Recipe, Teachers, Tuning, open_tuning
 from models.training.work import locked
 
 Say = Callable[[str], None]
+Arrays = dict[str, NDArray[Any]]
 SPLITS = ("select", "calibrate", "test")
 OTHERS = {
     "confidence-penalty": Loss("confidence-penalty"),
@@ -95,7 +98,7 @@ def _run(study: Study, output: Path, machine: Machine, say: Say) -> Findings:
             place = tuning.first_directory if loss is None else tuning.second_directory(loss)
             kept = output / "logits" / f"{place.name}.npz"
             trained = not kept.is_file()
-            arrays = cached(kept, partial(_train, tuning, loss))
+            arrays = _cached(kept, partial(_train, tuning, loss))
             answers_of[name].append(_answers(study.data, arrays, large))
             if loss is not None:
                 shutil.rmtree(place, ignore_errors=True)  # its logits are all that is wanted
@@ -131,7 +134,23 @@ def _large(study: Study, output: Path, say: Say) -> Arrays:
         return {name: logits[:, columns] for name, logits in found.items()}
 
     key = f"large-logits-{study.large.gate_digest[:12]}-{study.data.content_hash[:12]}"
-    return cached(output / "logits" / f"{key}.npz", ask)
+    return _cached(output / "logits" / f"{key}.npz", ask)
+
+
+def _cached(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """Arrays by name from a file that is there whole or not at all."""
+    if not path.is_file():
+        arrays = make()
+
+        def write(scratch: Path) -> None:
+            with scratch.open("wb") as stream:  # numpy adds its own suffix to a name that lacks it
+                np.savez(stream, allow_pickle=False, **arrays)
+
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, write)
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
 
 
 def _answers(data: LabelledDataset, arrays: Arrays, large: Arrays) -> Answers:

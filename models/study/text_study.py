@@ -9,7 +9,6 @@ is only reported. What is drafted lies in OUTPUT/drafts, so a killed run goes on
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +17,19 @@ from numpy.typing import NDArray
 from models.calibration.text.calibrate import correctness
 from models.calibration.text.drafts import Writer
 from models.calibration.text.large import TextLargeAnswers
-from models.data.prompts.examples import Example, PromptDataset, prompts_of
+from models.data.prompts.examples import Example, PromptDataset
 from models.errors import InputError
 from models.generation import Message
 from models.inference.generation.text_model import Draft, TextModel
 from models.progress import Waiting
 from models.scoring.scorer import Scorer
-from models.study.arrays import Arrays, cached
 from models.study.compared import Floats
 from models.study.findings import CONTROL, UNTUNED, Findings, find
 from models.study.results import write_findings
 from models.study.text_answers import TextAnswers
 from models.training.stage import Machine, world
-from models.training.text.backbone import TextBackbone
 from models.training.text.nets import NETS
-from models.training.text.objective import TokenLoss, answer_states
+from models.training.text.objective import TokenLoss
 from models.training.text.tune import TextRecipe, TextTuning, open_text_tuning
 from models.training.work import locked
 
@@ -104,37 +101,22 @@ class _Method:
         place = tuning.first_directory if loss is None else tuning.second_directory(loss)
         self._key = f"{place.name}-{name.replace(' ', '-')}" if name in INSTRUCTIONS else place.name
 
-    @cached_property
-    def _backbone(self) -> TextBackbone:
-        return self._tuning.train(self._loss)
-
     def answers(self, large: Mapping[str, Floats]) -> TextAnswers:
         """On every split."""
         data = self._study.data
         asked = {split: _instructed(getattr(data, split), INSTRUCTIONS.get(self._name)) for split in SPLITS}
-        writer = Writer(self._name, self._key, self._text_model, self._directory)
+        writer = Writer(self._name, self._key, self._text_model, self._directory, states=True)
         drafts = {split: writer.drafts(asked[split], split, data.content_hash) for split in SPLITS}
         return TextAnswers(
             {split: [draft.trace for draft in some] for split, some in drafts.items()},
             {split: correctness(some, getattr(data, split), self._study.scorer) for split, some in drafts.items()},
             large,
-            self._states(asked, drafts),
+            {split: np.array([draft.trace.state for draft in some]) for split, some in drafts.items()},
             {split: _declined(some) for split, some in drafts.items()} if self._name == DECLINE else None,
         )
 
     def _text_model(self) -> TextModel:
-        return self._backbone.text_model()
-
-    def _states(self, asked: Mapping[str, Sequence[Example]], drafts: Mapping[str, Sequence[Draft]]) -> Arrays:
-        def make() -> Arrays:
-            backbone = self._backbone
-            with Waiting(f"reading what {self._name} made its answers of"):
-                return {
-                    split: answer_states(backbone, prompts_of(asked[split]), [draft.trace.tokens for draft in some])
-                    for split, some in drafts.items()
-                }
-
-        return cached(self._directory / f"states-{self._key}-{self._study.data.content_hash[:12]}.npz", make)
+        return self._tuning.train(self._loss).text_model()
 
 
 def _instructed(examples: Sequence[Example], instruction: str | None) -> Sequence[Example]:

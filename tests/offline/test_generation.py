@@ -72,6 +72,9 @@ def test_tokens_are_those_of_generate_and_entropies_those_of_dense_logits(kind: 
         assert np.abs(draft.trace.entropy - entropy.numpy()).max() < 1e-4
         assert np.abs(draft.trace.log_prob - log_p.amax(dim=-1).numpy()).max() < 1e-4
         assert draft.trace.ended == (tokens[-1] == 2)
+        # The output layer is linear: of the mean state it makes the mean logits.
+        made = model.model.get_output_embeddings()(torch.tensor(draft.trace.state, dtype=torch.float32))
+        assert (made - torch.cat(reference.logits).mean(dim=0)).abs().max() < 1e-4
         (alone,) = model.draft([prompt])
         assert alone.trace.tokens == draft.trace.tokens
         assert np.abs(alone.trace.entropy - draft.trace.entropy).max() < 1e-4

@@ -5,6 +5,7 @@ from there.
 """
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,15 +27,17 @@ BATCH_SIZE = 16
 class Writer:
     """A model that is opened when the first draft is asked for, and the directory of what it has written."""
 
-    def __init__(self, name: str, key: str, open_model: Callable[[], TextModel], work: Path) -> None:
-        """key: all that decides a draft, for a file's name."""
-        self.name, self._key, self._open, self._work = name, key, open_model, work
+    def __init__(
+        self, name: str, key: str, open_model: Callable[[], TextModel], work: Path, *, states: bool = False
+    ) -> None:
+        """key: all that decides a draft, for a file's name. states: keep those of the traces, in 16 bits."""
+        self.name, self._key, self._open, self._work, self._states = name, key, open_model, work, states
         self._model: TextModel | None = None
 
     def drafts(self, examples: Sequence[Example], split: str, content_hash: str) -> list[Draft]:
         """A draft for each example, in order. content_hash: that of the data. Raises InputError and BundleError."""
         path = self._work / f"drafts-{self._key}-{content_hash[:12]}-{split}.jsonl"
-        found = dict(_read(path, len(examples)))
+        found = dict(_read(path, len(examples), states=self._states))
         missing = [place for place in range(len(examples)) if place not in found]
         if missing:
             self._write(path, examples, split, missing, found)
@@ -57,7 +60,8 @@ class Writer:
                 for places, drafts in self._model.drafts(prompts, BATCH_SIZE):
                     for place, draft in zip(places, drafts, strict=True):
                         found[missing[place]] = draft
-                        stream.write(json.dumps(_document(missing[place], draft)) + "\n")
+                        document = _document(missing[place], draft, states=self._states)
+                        stream.write(json.dumps(document) + "\n")
                     stream.flush()
                     progress(len(places))
 
@@ -86,8 +90,10 @@ def tidy(work: Path) -> None:
             work.rmdir()
 
 
-def _document(place: int, draft: Draft) -> dict[str, Any]:
-    return {
+def _document(place: int, draft: Draft, *, states: bool) -> dict[str, Any]:
+    state = draft.trace.state
+    kept = {"state": b64encode(state.astype("<f2").tobytes()).decode("ascii")} if states and state is not None else {}
+    return kept | {
         "place": place,
         "text": draft.text,
         "answer": draft.answer,
@@ -98,7 +104,7 @@ def _document(place: int, draft: Draft) -> dict[str, Any]:
     }
 
 
-def _read(path: Path, count: int) -> Iterator[tuple[int, Draft]]:
+def _read(path: Path, count: int, *, states: bool) -> Iterator[tuple[int, Draft]]:
     """What an earlier try has written; its last line may be cut, and is written anew then."""
     if not path.is_file():
         return
@@ -114,8 +120,9 @@ def _read(path: Path, count: int) -> Iterator[tuple[int, Draft]]:
                 np.array(said["log_prob"], dtype=np.float64),
                 np.array(said["entropy"], dtype=np.float64),
                 bool(said["ended"]),
+                np.frombuffer(b64decode(said["state"]), "<f2").astype(np.float64) if "state" in said else None,
             )
-            if 0 <= said["place"] < count:
+            if 0 <= said["place"] < count and (trace.state is not None or not states):
                 yield said["place"], Draft(said["text"], said["answer"], trace)
         except (ValueError, LookupError, TypeError):  # a line that a full disk or a person has damaged
             continue

@@ -3,7 +3,8 @@
 Entropies and log-probabilities are reduced while the answer is made; no array over the vocabulary outlives its step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,21 @@ class Recorder(LogitsProcessor):
         return scores
 
 
+@contextmanager
+def head_states(model: Any) -> Iterator[list[Tensor]]:
+    """The hidden state (B, E) of which the output layer makes each step's logits."""
+    found: list[Tensor] = []
+
+    def take(_: Any, given: tuple[Tensor, ...]) -> None:
+        found.append(given[0][:, -1].float())
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(take)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
 class StopTexts(StoppingCriteria):
     """Ends a row when what it wrote holds a stop text."""
 
@@ -59,7 +75,7 @@ def greedy(model: Any, inputs: Inputs, generation: Generation, pad_id: int, deco
     encoder_decoder = bool(model.config.is_encoder_decoder)
     start = 1 if encoder_decoder else inputs["input_ids"].shape[1]
     stopping = [StopTexts(generation.stop, decode, start)] if generation.stop else []
-    with torch.inference_mode():
+    with torch.inference_mode(), head_states(model) as states:
         found: Tensor = model.generate(
             **{name: tensor.to(model.device) for name, tensor in inputs.items()},
             generation_config=GenerationConfig(
@@ -75,11 +91,14 @@ def greedy(model: Any, inputs: Inputs, generation: Generation, pad_id: int, deco
         )
     log_prob = torch.stack(recorder.log_prob, dim=1).double().cpu().numpy()
     entropy = torch.stack(recorder.entropy, dim=1).double().cpu().numpy()
+    state = torch.stack(states, dim=1).double().cpu().numpy()
     traces = []
     for row, tokens in enumerate(found[:, start:].tolist()):
         length, ended = _length(tokens, generation, decode)
         own = np.s_[row, :length]
-        traces.append(Trace(tuple(tokens[:length]), log_prob[own].copy(), entropy[own].copy(), ended))
+        traces.append(
+            Trace(tuple(tokens[:length]), log_prob[own].copy(), entropy[own].copy(), ended, state[own].mean(axis=0))
+        )
     return traces
 
 

@@ -14,6 +14,8 @@ from models.inference.generation.reader import Reader
 from models.inference.generation.traces import Trace
 from models.inference.generation.weights import load_reader, load_weights
 
+MOST_HELD = 256 * 1024**2  # bytes of prompts that are kept as tensors, the pixels of some hundreds or thousands
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -53,11 +55,12 @@ class TextModel:
 
         Raises InputError that names the prompt by its place, before the first draft.
         """
-        lengths, read = [], {}
-        for place, prompt in enumerate(prompts):
+        lengths, read, held = [], {}, 0
+        for place in range(len(prompts)):
             row = self._read(prompts, place)
             lengths.append(len(row["input_ids"]))
-            if prompt.image is None:  # the pixels of thousands would fill the memory
+            held += sum(part.nbytes for part in row.values())
+            if held <= MOST_HELD:
                 read[place] = row
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), batch_size):

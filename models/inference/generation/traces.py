@@ -18,12 +18,14 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Trace:
     """The T >= 1 tokens of one greedy answer; log_prob and entropy (T,), in nats. ended: by an end token or stop text,
-    not cut at the most tokens that an answer may have."""
+    not cut at the most tokens that an answer may have. state: (E,), the mean of the hidden states of which the output
+    layer made the tokens, where it is kept."""
 
     tokens: tuple[int, ...]
     log_prob: Floats
     entropy: Floats
     ended: bool
+    state: Floats | None = None
 
 
 def negative_predictive_entropy(trace: Trace) -> float:

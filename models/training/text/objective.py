@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from models.errors import InputError
-from models.generation import Prompt
 from models.training.stage import Objective
 from models.training.text.backbone import IGNORED, Row, TextBackbone
 from models.training.text.teacher import ROW_NUMBERS, Teacher
@@ -91,25 +88,6 @@ def measures(backbone: TextBackbone, rows: Sequence[Row], batch_size: int) -> di
     if 0 < int(right.sum()) < len(right):
         found["entropy_auroc"] = float(roc_auc_score(right.numpy(), -entropy.numpy()))
     return found
-
-
-def answer_states(
-    backbone: TextBackbone, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_size: int = 16
-) -> NDArray[np.float64]:
-    """The mean hidden state (N, E) from which the output layer makes an answer's tokens, its end among them."""
-    model = backbone.model.eval()
-    device = next(model.parameters()).device
-    found = []
-    with torch.inference_mode(), backbone.head.taken():
-        for start in range(0, len(prompts), batch_size):
-            places = range(start, min(start + batch_size, len(prompts)))
-            rows = [Row(backbone.reader.read(prompts[place]), torch.tensor(answers[place])) for place in places]
-            batch = backbone.batch(rows)
-            counted = (batch.pop("labels") != IGNORED).to(device).unsqueeze(-1)
-            model(**{name: tensor.to(device) for name, tensor in batch.items()})
-            hidden = torch.where(counted, backbone.head.hidden().float(), 0.0)
-            found.append((hidden.sum(dim=1) / counted.sum(dim=1)).double().cpu().numpy())
-    return np.concatenate(found)
 
 
 def _positions(backbone: TextBackbone, rows: Sequence[Row], batch_size: int) -> tuple[Tensor, Tensor]:
