@@ -16,7 +16,7 @@ from service.access.keys import ApiKeys
 from service.commands.command_line import Parser, Version
 from service.commands.keys import add_key_commands
 from service.errors import StartupError
-from service.settings import EdgeSettings, LargeSettings, setting_names, variable_of
+from service.settings import PACKAGED_BUNDLES, EdgeSettings, LargeSettings, setting_names, variable_of
 from service.variables import remarks
 
 Settings = TypeVar("Settings", EdgeSettings, LargeSettings)
@@ -105,6 +105,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=run_demo)
 
+    stand_in = commands.add_parser(
+        "stand-in", help="serve a bundle over the OpenAI wire, in the place of an LLM, to try"
+    )
+    stand_in.add_argument(
+        "--bundle",
+        type=Path,
+        default=PACKAGED_BUNDLES / "clinc150-large",
+        help="what answers; default: the packaged one",
+    )
+    stand_in.add_argument("--model", default="stand-in", metavar="NAME", help="what it is called; default: %(default)s")
+    stand_in.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
+    stand_in.add_argument("--port", type=int, default=8002, help="port to listen on; default: %(default)s")
+    stand_in.set_defaults(run=run_stand_in)
+
     add_key_commands(commands)
     add_commands(commands)
     return parser
@@ -166,6 +180,14 @@ def run_up(arguments: argparse.Namespace) -> int:
         _settings(EdgeSettings, argparse.Namespace(port=arguments.port), ("port",)),
         _settings(LargeSettings, argparse.Namespace(port=arguments.large_port), ("port",)),
     )
+
+
+def run_stand_in(arguments: argparse.Namespace) -> int:
+    """`gatekeeper stand-in`."""
+    _prepare_libraries()
+    from service.commands.stand_in import serve
+
+    return serve(arguments.bundle, arguments.model, arguments.host, arguments.port)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

@@ -33,9 +33,14 @@ from service.policy.live import LivePolicy
 from service.policy.operating_point import OperatingPoint
 from service.policy.store import PolicyStore, open_policy_store
 from service.remote.coalescing import Coalescer
+from service.remote.fan_out import FanOut
 from service.remote.gatekeeper_wire import GatekeeperWire, divided
 from service.remote.http import trusted_roots
+from service.remote.large_model import LargeModel
+from service.remote.llm_question import label_prompt
+from service.remote.openai_wire import OpenAIWire
 from service.remote.pool import EndpointLimits, Pool
+from service.remote.wire import Wire
 from service.server.intake import Intake
 from service.server.running import Lifecycle
 from service.settings import EdgeSettings, LargeSettings
@@ -145,10 +150,8 @@ async def open_edge(settings: EdgeSettings) -> AsyncIterator[EdgeRuntime]:
         remote = _remote(settings, metrics, bundle.manifest.labels)
         stack.push_async_callback(remote.aclose)
         metrics.watch_breaker(lambda: remote.breaker_open)
-        divide = partial(divided, max_bytes=max_body_bytes)
-        coalescer = Coalescer(remote, settings.remote_max_items, divide)
         listeners = (metrics.on_settled, recent.on_settled, deferrals.on_settled)
-        cascade = Cascade(BatchedModel(batcher), policy, coalescer, listeners)
+        cascade = Cascade(BatchedModel(batcher), policy, _large_model(settings, remote, max_body_bytes), listeners)
         remote.start()
         decoder = _open_decoder(stack, settings, model, max_body_bytes)  # closed first: it stands in front
         yield EdgeRuntime(
@@ -341,6 +344,24 @@ def _length(max_tokens: int | None) -> Callable[[Any], int]:
     return lambda text: min(len(text) // 4 + 1, most)
 
 
+def new_wire(settings: EdgeSettings, labels: Sequence[str]) -> Callable[[str], Wire]:
+    """What makes the wire to a URL."""
+    if settings.remote_wire == "gatekeeper":
+        refuse_foreign = settings.remote_foreign_labels == "refuse"
+        return lambda url: GatekeeperWire(url, labels, refuse_foreign=refuse_foreign)
+    if settings.remote_model is None:
+        raise StartupError("GATEKEEPER_REMOTE_WIRE=openai needs GATEKEEPER_REMOTE_MODEL, the LLM's name at its server")
+    prompt = label_prompt(labels, settings.remote_descriptions, settings.remote_prompt)
+    return partial(OpenAIWire, model=settings.remote_model, prompt=prompt)
+
+
+def _large_model(settings: EdgeSettings, remote: Pool, max_body_bytes: int) -> LargeModel:
+    """How the items of a request travel: many in one call, or each in its own."""
+    if settings.remote_wire == "openai":
+        return FanOut(remote, settings.remote_fan_out)
+    return Coalescer(remote, settings.remote_max_items, partial(divided, max_bytes=max_body_bytes))
+
+
 def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str]) -> Pool:
     limits = EndpointLimits(
         max_concurrency=settings.remote_max_concurrency,
@@ -353,10 +374,9 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str])
     if settings.remote_ca_file is not None and not any(url.startswith("https:") for url in urls):
         logger.warning("GATEKEEPER_REMOTE_CA_FILE is not used: no remote URL is https")
     key = settings.remote_key
-    refuse_foreign = settings.remote_foreign_labels == "refuse"
     remote = Pool(
         urls,
-        lambda url: GatekeeperWire(url, labels, refuse_foreign=refuse_foreign),
+        new_wire(settings, labels),
         limits,
         metrics.observe_remote,
         key=None if key is None else key.get_secret_value(),

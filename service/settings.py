@@ -25,7 +25,9 @@ from service.variables import Variables
 PACKAGED_BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
 _HTTP_URL = TypeAdapter(AnyHttpUrl)
 # What people copy from a curl or a browser.
-_ROUTE = re.compile(r"(?:/v1(?:/classify|/models)?|/livez|/readyz|/metrics|/docs|/console|/admin(?:/v1(?:/.*)?)?)/?$")
+_ROUTE = re.compile(
+    r"(?:/v1(?:/classify|/models|/chat/completions)?|/livez|/readyz|/metrics|/docs|/console|/admin(?:/v1(?:/.*)?)?)/?$"
+)
 
 
 def check_admin_token(token: str) -> None:
@@ -147,10 +149,21 @@ class EdgeSettings(_CommonSettings):
     bundle: Path = Field(PACKAGED_BUNDLES / "clinc150-small", description="directory of the small model")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0: any free one")
+    remote_wire: Literal["gatekeeper", "openai"] = Field(
+        "gatekeeper", description="what the large model speaks; openai: it is an LLM behind /v1/chat/completions"
+    )
     remote_url: Annotated[tuple[AnyHttpUrl, ...], NoDecode] = Field(
         (AnyHttpUrl("http://127.0.0.1:8001"),),
         description="the large model, which may be another edge; several, separated by commas, share the calls",
     )
+    remote_model: str | None = Field(None, min_length=1, description="openai: the LLM's name at its server")
+    remote_descriptions: Path | None = Field(
+        None, description="openai: a JSON file of labels to descriptions, one line each, which the LLM is shown"
+    )
+    remote_prompt: Path | None = Field(
+        None, description="openai: a text file in the place of the question, with {labels} and {text}"
+    )
+    remote_fan_out: int = Field(8, ge=1, le=1_000, description="openai: calls at once for the items of one request")
     remote_key: SecretStr | None = Field(
         None, description="API key for the large models: sent to each as a bearer token"
     )
@@ -212,7 +225,7 @@ class EdgeSettings(_CommonSettings):
 
     @field_validator("remote_url", mode="before")
     @classmethod
-    def _urls_apart(cls, value: object) -> tuple[AnyHttpUrl, ...]:
+    def _urls_apart(cls, value: object, others: ValidationInfo) -> tuple[AnyHttpUrl, ...]:
         texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else value
         try:
             urls = tuple(_HTTP_URL.validate_python(text) for text in texts)  # type: ignore[attr-defined]  # else TypeError
@@ -221,7 +234,8 @@ class EdgeSettings(_CommonSettings):
         if not urls or any(url.username or url.password or url.query or url.fragment for url in urls):
             raise PydanticCustomError("remote_url", "must be scheme, host, port and path alone")
         for url in urls:
-            if route := _ROUTE.search(url.path or ""):
+            route = _ROUTE.search(url.path or "")
+            if route and not (others.data.get("remote_wire") == "openai" and route[0].rstrip("/") == "/v1"):
                 right = str(url).removesuffix("/").removesuffix(route[0].removesuffix("/"))
                 fault = f"ends in {route[0]}, and the edge adds its routes itself: give {right}"
                 raise PydanticCustomError("remote_url", fault)

@@ -63,9 +63,13 @@ class LabelScore(BaseModel):
     score: float
 
 
-class ClassifyOutput(LabelScore):
+class ClassifyOutput(BaseModel):
     """The answer for one item: `label` and `score` from whoever answered."""
 
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    score: float | None = Field(description="null where the large model is an LLM that says none")
     confidence: float = Field(description="the small model's g(x), which the gate compared with the threshold")
     decision: Literal["accepted", "deferred", "degraded"]
     answered_by: AnsweredBy

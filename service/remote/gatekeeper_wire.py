@@ -52,7 +52,9 @@ class _Scored(_Document):
     score: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
-class _Output(_Scored):
+class _Output(_Document):
+    label: Label
+    score: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] | None
     decision: Literal["accepted", "deferred", "degraded"]
     reason: str | None = None
     top: list[Any] | None = None  # as many of them are checked as were asked for

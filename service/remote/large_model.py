@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.errors import RemoteBadAnswer, RemoteError
+from service.errors import RemoteError
 
 # One item as it travels: a text, or {"image": base64}.
 Input = str | Mapping[str, str]
@@ -33,19 +33,19 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class RemoteAnswer:
-    """The large model's answer to one item. `score` is in [0, 1].
+    """The large model's answer to one item. `score` is in [0, 1]; None where it says none, as an LLM may.
 
     degraded: it is an edge, and its own large model was out of reach, or that of an edge behind it.
     """
 
     label: str
-    score: float
+    score: float | None
     top: tuple[tuple[str, float], ...]
     degraded: bool
 
 
 # What is said of one item: an answer, or what is wrong with the one that came.
-ItemAnswer = RemoteAnswer | RemoteBadAnswer
+ItemAnswer = RemoteAnswer | RemoteError
 
 
 class LargeModel(Protocol):

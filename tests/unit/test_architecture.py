@@ -39,6 +39,7 @@ MODELS = {
     "threads": "",
     "files": "",
     "generation": "",
+    "llm_labels": "",
     "labels": "errors",
     "operating_points": "",
     "replacing": "errors",
@@ -82,9 +83,10 @@ CONSOLE_EXPORT = re.compile(r"^export (?:async )?(?:function|const|let|class) ([
 MODELS_IN_SERVICE = {
     "runtime": "bundle errors inference scale",
     "images": "data errors",
-    "commands": "data errors evaluation files printing",
+    "commands": "bundle data errors evaluation files inference llm_labels printing",
     "cli": "bundle commands errors printing",
     "access": "files",
+    "remote": "files llm_labels",
     "telemetry": "printing",
 }
 # Each foreign library is translated, and its errors too, in the files that are named here and nowhere else.
@@ -98,7 +100,7 @@ LIBRARIES = {
     "prometheus_client": {"telemetry/metrics.py"},
     "httptools": {"server/protocol.py"},
     "PIL": {"images/reader.py"},
-    "uvicorn": {"server/run.py", "server/connections.py", "server/protocol.py"},
+    "uvicorn": {"server/run.py", "server/connections.py", "server/protocol.py", "commands/stand_in.py"},
 }
 
 
