@@ -40,6 +40,7 @@ MODELS = {
     "files": "",
     "generation": "",
     "llm_labels": "",
+    "llm_chat": "llm_labels",
     "labels": "errors",
     "operating_points": "",
     "replacing": "errors",
@@ -86,7 +87,7 @@ MODELS_IN_SERVICE = {
     "commands": "bundle data errors evaluation files inference llm_labels printing",
     "cli": "bundle commands errors printing",
     "access": "files",
-    "remote": "files llm_labels",
+    "remote": "files llm_chat llm_labels",
     "telemetry": "printing",
 }
 # Each foreign library is translated, and its errors too, in the files that are named here and nowhere else.
