@@ -69,14 +69,14 @@ class Dialect:
             "temperature": 0,
         }
         # A token has one byte at least.
-        self._most_tokens = max(len(label.encode()) for label in prompt.labels) + BESIDE_LABEL_TOKENS
+        self.most_tokens = max(len(label.encode()) for label in prompt.labels) + BESIDE_LABEL_TOKENS
 
     def body(self, content: Any) -> dict[str, Any]:
         """The request about one item. content: of the user's turn, a text or parts."""
         return {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
-            self._limit_name: self._most_tokens,
+            self._limit_name: self.most_tokens,
             **{name: value for name, value in self._options.items() if name not in self._left_out},
         }
 

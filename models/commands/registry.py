@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from models.commands import calibrate, compare, evaluate, fetch, importing, tune
+from models.commands import calibrate, compare, evaluate, fetch, importing, label, tune
 
-COMMANDS = (fetch, tune, importing, calibrate, evaluate, compare)
+COMMANDS = (fetch, label, tune, importing, calibrate, evaluate, compare)
 
 
 def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:

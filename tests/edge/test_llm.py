@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.llm import llm_without_scores
+from support.llm import llm, saying
 from support.processes import Service, admin, spawn, spawn_edge, stopping
 
 UNSURE = "the plastic thing i pay with has gone walkabout"
@@ -55,7 +55,7 @@ def test_an_llm_answers_what_the_small_model_is_not_sure_of(stand_in: Service, t
 @pytest.mark.slow
 def test_an_edge_in_front_of_one_with_an_llm_reads_an_answer_without_a_score(tmp_path: Path) -> None:
     """The middle one asks an LLM that gives no log-probabilities."""
-    with llm_without_scores("card_declined") as url:
+    with llm(lambda _: saying("card_declined")) as (url, _):
         middle = spawn_edge(tmp_path, url, REMOTE_WIRE="openai", REMOTE_MODEL="m", POLICY_PATH=str(tmp_path / "m.db"))
         with stopping(middle):
             middle.wait_ready()
