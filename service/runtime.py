@@ -344,7 +344,7 @@ def _length(max_tokens: int | None) -> Callable[[Any], int]:
     return lambda text: min(len(text) // 4 + 1, most)
 
 
-def new_wire(settings: EdgeSettings, labels: Sequence[str]) -> Callable[[str], Wire]:
+def new_wire(settings: EdgeSettings, labels: Sequence[str], metrics: EdgeMetrics) -> Callable[[str], Wire]:
     """What makes the wire to a URL."""
     if settings.remote_wire == "gatekeeper":
         refuse_foreign = settings.remote_foreign_labels == "refuse"
@@ -352,7 +352,9 @@ def new_wire(settings: EdgeSettings, labels: Sequence[str]) -> Callable[[str], W
     if settings.remote_model is None:
         raise StartupError("GATEKEEPER_REMOTE_WIRE=openai needs GATEKEEPER_REMOTE_MODEL, the LLM's name at its server")
     prompt = label_prompt(labels, settings.remote_descriptions, settings.remote_prompt)
-    return partial(OpenAIWire, model=settings.remote_model, prompt=prompt)
+    prices = (settings.remote_price_prompt, settings.remote_price_completion)
+    on_usage = partial(metrics.observe_usage, prices)
+    return partial(OpenAIWire, model=settings.remote_model, prompt=prompt, on_usage=on_usage)
 
 
 def _large_model(settings: EdgeSettings, remote: Pool, max_body_bytes: int) -> LargeModel:
@@ -376,7 +378,7 @@ def _remote(settings: EdgeSettings, metrics: EdgeMetrics, labels: Sequence[str])
     key = settings.remote_key
     remote = Pool(
         urls,
-        new_wire(settings, labels),
+        new_wire(settings, labels, metrics),
         limits,
         metrics.observe_remote,
         key=None if key is None else key.get_secret_value(),

@@ -163,6 +163,12 @@ class EdgeSettings(_CommonSettings):
     remote_prompt: Path | None = Field(
         None, description="openai: a text file in the place of the question, with {labels} and {text}"
     )
+    remote_price_prompt: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="openai: of a million prompt tokens, for the metric of the cost"
+    )
+    remote_price_completion: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="openai: of a million completion tokens"
+    )
     remote_fan_out: int = Field(8, ge=1, le=1_000, description="openai: calls at once for the items of one request")
     remote_key: SecretStr | None = Field(
         None, description="API key for the large models: sent to each as a bearer token"

@@ -5,7 +5,7 @@ Nothing of a question or an answer goes into an error: an LLM may repeat what it
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import to_json
@@ -28,11 +28,17 @@ IMAGE_TYPES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "
 
 
 class OpenAIWire:
-    """To the server at `url`, with or without /v1, whose model is `model`."""
+    """To the server at `url`, with or without /v1, whose model is `model`.
 
-    def __init__(self, url: str, model: str, prompt: LabelPrompt) -> None:
+    on_usage: told the (prompt, completion) tokens of each answer that says them.
+    """
+
+    def __init__(
+        self, url: str, model: str, prompt: LabelPrompt, on_usage: Callable[[tuple[int, int]], None] = lambda _: None
+    ) -> None:
         self.facts = ServerFacts()
         self._url, self._path, self._dialect = url, chat_path(url), Dialect(model, prompt)
+        self._on_usage = on_usage
 
     def request(self, ask: Ask) -> HttpRequest:
         """See Wire. The one item of the call."""
@@ -57,6 +63,8 @@ class OpenAIWire:
         except DoesNotFit as error:
             fault = "json" if error.is_no_json else "schema"
             raise RemoteBadAnswer("the LLM's answer is no chat completion", fault=fault) from None
+        if completion.usage is not None:
+            self._on_usage((completion.usage.prompt_tokens, completion.usage.completion_tokens))
         try:
             label, score = self._dialect.answer(completion)
         except NoLabel as error:

@@ -223,6 +223,23 @@ class EdgeMetrics(Metrics):
             for outcome in REMOTE_OUTCOMES
         }
 
+        tokens = Counter(
+            "gatekeeper_remote_tokens_total",
+            "Tokens that an LLM as the large model says it has used",
+            ["kind"],
+            registry=own,
+        )
+        self._remote_tokens = [tokens.labels(kind) for kind in ("prompt", "completion")]
+        self._remote_cost = Counter(
+            "gatekeeper_remote_cost_total", "What they have cost, at the prices of the settings", registry=own
+        )
+
+    def observe_usage(self, prices: tuple[float, float], used: tuple[int, int]) -> None:
+        """Tokens of a question and of its answer, also of one that is no label; prices per million of each."""
+        for counter, count in zip(self._remote_tokens, used, strict=True):
+            counter.inc(count)
+        self._remote_cost.inc(sum(price * count for price, count in zip(prices, used, strict=True)) / 1e6)
+
     def observe_remote(self, outcome: str, seconds: float) -> None:
         requests, histogram = self._remote_children[outcome]
         requests.inc()

@@ -25,6 +25,7 @@ def test_an_llm_answers_what_the_small_model_is_not_sure_of(stand_in: Service, t
     descriptions = tmp_path / "descriptions.json"
     descriptions.write_text(json.dumps({"card_declined": "a payment by card did not go through"}))
     llm = {"REMOTE_WIRE": "openai", "REMOTE_MODEL": "stand-in", "REMOTE_DESCRIPTIONS": str(descriptions)}
+    llm |= {"REMOTE_PRICE_PROMPT": "1000000", "REMOTE_PRICE_COMPLETION": "0"}  # a token costs 1
     edge = spawn_edge(tmp_path, f"{stand_in.url}/v1", **llm)
     with stopping(edge):
         edge.wait_ready()
@@ -39,6 +40,14 @@ def test_an_llm_answers_what_the_small_model_is_not_sure_of(stand_in: Service, t
                 json={"model": "stand-in", "messages": [{"role": "user", "content": f"Text:\n{UNSURE}"}]},
             ).json()
             assert own["choices"][0]["message"]["content"] == outputs[0]["label"]
+            metrics = {
+                name: float(value)
+                for name, _, value in (line.rpartition(" ") for line in client.get("/metrics").text.splitlines())
+                if name.startswith("gatekeeper_remote_")
+            }
+            assert (
+                metrics["gatekeeper_remote_cost_total"] == metrics['gatekeeper_remote_tokens_total{kind="prompt"}'] > 0
+            )
             remote = admin(client, "GET", "status").json()["remote"]
             assert not remote["breaker_open"]
         # Another model at the same server: the small answer stands, and the log names the setting.

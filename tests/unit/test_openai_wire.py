@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ async def test_what_is_sent(suffix: str, path: str) -> None:
     assert (body["temperature"], body["logprobs"]) == (0, True)
     assert body["max_tokens"] >= len("dark green")
     assert "stream" not in body
+
+
+async def test_tokens_are_told_also_of_an_answer_that_is_no_label() -> None:
+    told: list[tuple[int, int]] = []
+    usage = {"usage": {"prompt_tokens": 70, "completion_tokens": 3, "total_tokens": 73}}
+    for content in ("red", "no idea"):
+        body = json.dumps(json.loads(completion(content)) | usage).encode()
+        async with (
+            serving(answering(200, body)) as server,
+            remote_to(server.url, wire=partial(WIRE, on_usage=told.append)) as remote,
+        ):
+            with suppress(RemoteBadAnswer):
+                await ask(remote, "x")
+    assert told == [(70, 3), (70, 3)]
 
 
 async def test_an_image_travels_as_a_data_url() -> None:
@@ -278,7 +293,7 @@ def test_what_cannot_be_asked_stops_the_start(
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "odd.json").write_text('{"nothing": "x"}')
     with pytest.raises(StartupError, match=re.escape(words)):
-        new_wire(settings(**values), LABELS)
+        new_wire(settings(**values), LABELS, None)  # type: ignore[arg-type]
 
 
 def test_the_url_may_end_in_v1_and_in_nothing_else() -> None:
