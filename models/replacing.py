@@ -62,9 +62,20 @@ def held(work: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise InputError(f"another run is at work in {work}: wait for it, or end it") from None
-            yield
+            try:
+                yield
+            finally:
+                tidy(work)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise InputError(f"{work} cannot be written: {error.strerror}") from error
+
+
+def tidy(work: Path) -> None:
+    """Remove a work directory with nothing in it but the lock."""
+    if all(path.name == LOCK for path in work.glob("*")):
+        (work / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            work.rmdir()
 
 
 def exchange(new: Path, directory: Path) -> None:

@@ -66,6 +66,8 @@ def open_large(path: Path, columns: Columns | None = None) -> LargeAnswers:
     """The source at this path. columns: how --data names its text and label. Raises InputError."""
     if path.is_dir():
         return LargeBundle(load_bundle(path))
+    if str(path) == "oracle":
+        raise InputError("--large oracle is for models that write text: give the large model's bundle or its answers")
     if not path.exists():
         raise InputError(f"--large {path} does not exist: it is a bundle's directory, or a table of answers")
     if not is_table(path):

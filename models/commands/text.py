@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from models.training.text.tune import TextRecipe
 
 MODEL = "smollm2"
+QUICK_SCORERS = ("exact", "choice", "number", "json")
 # What tuning a classifier has, and a model that writes text has not.
 OF_LABELS = ("distill_from", "strength", "alignment", "image_size")
 
@@ -142,6 +143,8 @@ def _recipe(training: TrainingOptions, writing: WritingOptions) -> "TextRecipe":
     from models.training.text.tune import TextRecipe
 
     refuse_for_text(training, OF_LABELS)
+    if writing.max_new_tokens is not None and writing.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens must be 1 or more, not {writing.max_new_tokens}")
     shape = TextShape(
         training.max_tokens,
         writing.max_new_tokens,
@@ -177,23 +180,31 @@ def compare(
     from models.study.tables import as_table
     from models.study.text_study import TextStudy, run_text_study
 
-    answers = open_text_large(large, output / "drafts")
+    answers, scorer = open_text_large(large, output / "drafts"), scorer_of(rows, data)
     recipe = _recipe(training, writing)
-    study = TextStudy(data, answers, scorer_of(rows, data), recipe, tuple(training.alphas), tuple(seeds))
+    study = TextStudy(data, answers, scorer, recipe, tuple(training.alphas), tuple(seeds))
     return as_table(run_text_study(study, output, training.machine(), say))
 
 
 def scorer_of(rows: RowsOptions, data: "PromptDataset") -> "Scorer":
-    """--scorer, else the data's own. Raises InputError."""
+    """--scorer, else the data's own. Raises InputError, also where it does not fit the data."""
+    from models.calibration.text.large import reference_of
     from models.scoring.registry import scorer
 
     name = rows.scorer or data.scorer
     if rows.judge is None:
-        return scorer(name)
+        found = scorer(name)
+        if name in QUICK_SCORERS:  # a reference that it cannot read is told now, not after an hour of answers
+            for rows_of in (data.select, data.calibrate, data.test):
+                found([row.answers[0] for row in rows_of], [reference_of(row) for row in rows_of])
+        return found
     if name != "judge":
         raise InputError(f"--judge is of --scorer judge, and {name} asks none")
-    prepare_libraries()
     from models.inference.packaged import MODELS, locate
+
+    if rows.judge not in MODELS and not Path(rows.judge).is_dir():
+        raise InputError(f"--judge {rows.judge}: no such directory; there is also {', '.join(MODELS)}")
+    prepare_libraries()
     from models.scoring.causal_judge import CausalJudge
 
     with Waiting(f"opening {rows.judge}"):
@@ -206,17 +217,14 @@ def drafted(bundle: Path) -> Iterator[Path]:
 
     Raises InputError where another run is at work there.
     """
-    from models.calibration.text.drafts import remove_drafts, tidy
+    from models.calibration.text.drafts import remove_drafts
     from models.replacing import held
 
     resolved = bundle.resolve()
     work = resolved.parent / f"{resolved.name}.work"
     with held(work):
-        try:
-            yield work
-            remove_drafts(work)
-        finally:
-            tidy(work)
+        yield work
+        remove_drafts(work)
 
 
 def calibrate(

@@ -140,11 +140,14 @@ def add_training(parser: argparse.ArgumentParser, alpha: str = "0.5") -> "argpar
         "--max-tokens",
         type=int,
         metavar="N",
-        help=f"a longer text is cut, a longer prompt refused; default: {MOST_TOKENS}",
+        help=f"a longer text is cut, a longer prompt refused; default: {MOST_TOKENS}, of prompts 1024",
     )
     form.add_argument("--image-size", type=int, metavar="N", help="of the nets; default: the data's own, or 64")
     form.add_argument(
-        "--lora-rank", type=int, metavar="R", help="adapt a pretrained model by LoRA; default: 0, not at all"
+        "--lora-rank",
+        type=int,
+        metavar="R",
+        help="adapt a pretrained model by LoRA; default: 8 of smollm2, else 0",
     )
     form.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
     form.add_argument("--save-steps", type=int, metavar="N", help="a checkpoint each N steps; default: an epoch or 100")

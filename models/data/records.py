@@ -87,6 +87,8 @@ def _there_is(names: Sequence[str], option: str, is_csv: bool) -> str:
         return f"there is {shown}; its columns are separated by {separator!r}, which must be commas"
     if option == "--text-column" and (like := [name for name in names if name.lower() in _LIKE_FILE_COLUMN]):
         return f"there is {shown}; if {like[0]!r} names image files, call it {FILE_COLUMN!r}"
+    if set(names) & {"prompt", "messages", "question"}:
+        return f"there is {shown}; prompts need a column 'answer' beside them"
     first = ", and the first line holds the names" if is_csv else ""
     return f"there is {shown}; {option} names another{first}"
 

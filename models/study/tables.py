@@ -9,7 +9,8 @@ def as_table(findings: Findings) -> str:
     """The tables in Markdown: `test` in the columns, the verdict from `select`."""
     chosen = "none: the control stays" if findings.chosen is None else f"{findings.chosen:g}"
     about = (
-        f"Test split, {findings.seeds} seeds, accuracy of the large model a_L {findings.large_accuracy:.4f}"
+        f"Test split, {findings.seeds} seed{'s' * (findings.seeds != 1)}, "
+        f"accuracy of the large model a_L {findings.large_accuracy:.4f}"
         f"{_large_interval(findings)}. joint: the mean of the joint accuracy at 10, 20 and 30 % deferral; differences "
         "are paired, with 95 % intervals over seeds and items."
     )

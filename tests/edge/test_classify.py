@@ -334,5 +334,5 @@ def test_a_client_that_leaves_while_the_large_model_works_disturbs_nobody(client
         except httpx.ReadTimeout:
             left += 1
     assert left >= 10, "a busy machine may be late to leave, but not most of the time"
-    assert classify(client, ODD)["outputs"][0]["decision"] == "deferred"  # type: ignore[index]
+    eventually(lambda: classify(client, ODD)["outputs"][0]["decision"] == "deferred", "an answer as ever")  # type: ignore[index]
     eventually(lambda: "gatekeeper_queue_depth 0.0" in client.get("/metrics").text, "an empty queue")

@@ -172,6 +172,8 @@ def test_a_judge_is_named_by_its_directory(
         (("--scorer", "judge"), "the scorer judge needs a language model that judges: give --judge"),
         (("--judge", judge), "--judge is of --scorer judge, and exact asks none"),
         (("--scorer", "judge", "--judge", tmp_path), "holds no causal language model"),
+        (("--scorer", "judge", "--judge", "nowhere"), "--judge nowhere: no such directory"),
+        (("--scorer", "json"), "the reference is not JSON"),
     ):
         assert run(*common, *options) == 2
         assert words in capsys.readouterr().err
@@ -196,6 +198,15 @@ def test_an_option_of_the_other_kind_is_told(tmp_path: Path, capsys: pytest.Capt
     for command, option in (("calibrate", ("--score", "sum_log_prob")), ("evaluate", ("--scorer", "exact"))):
         assert run(command, labels, *data, *option) == 2
         assert f"{option[0]} is for models that write text" in capsys.readouterr().err
+    assert run("evaluate", labels, *data, "--large", "oracle") == 2
+    assert "--large oracle is for models that write text" in capsys.readouterr().err
+    echoes = tmp_path / "echoes.csv"
+    echoes.write_text("prompt,answer\n")
+    assert run("tune", "--data", echoes, "--output", tmp_path / "out") == 2
+    assert "there are no training rows" in capsys.readouterr().err
+    echoes.write_text("prompt,output\na,b\n")
+    assert run("tune", "--data", echoes, "--output", tmp_path / "out") == 2
+    assert "prompts need a column 'answer' beside them" in capsys.readouterr().err
 
 
 def test_a_table_of_the_large_models_answers(tuned: Path, echoes: Path, tmp_path: Path) -> None:
@@ -208,6 +219,19 @@ def test_a_table_of_the_large_models_answers(tuned: Path, echoes: Path, tmp_path
     assert found is not None
     assert found.large_correct is not None
     assert 0 < found.large_correct.mean() < 1
+
+
+def test_what_is_no_large_model_is_told(
+    tuned: Path, echoes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tuned / "alpha-0.1-seed-0"
+    assert run("evaluate", bundle, "--data", echoes, "--large", echoes) == 2
+    assert "needs a column prompt_id or prompt and a column large_correct or large_answer" in capsys.readouterr().err
+    labels = tmp_path / "labels"
+    data = ("--data", "clinc150", "--data-dir", write_tiny_clinc150(tmp_path / "texts"))
+    assert run("tune", *data, "--epochs", 1, "--tuning-epochs", 1, "--output", labels) == 0
+    assert run("evaluate", bundle, "--data", echoes, "--large", labels) == 2
+    assert "the large model labels does text-classification and writes no text" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -261,6 +285,10 @@ def test_a_bundle_that_writes_is_no_classifier(tuned: Path) -> None:
         (("--model", "tiny-decoder", "--lora-rank", "4"), "--lora-rank adapts a pretrained model"),
         (("--model", "tiny-decoder", "--max-tokens", "1"), "the prompt has"),
         (("--model", "tiny-decoder", "--max-new-tokens", "2"), "give --max-new-tokens"),
+        (("--model", "tiny-decoder", "--template", "no place"), "cannot be: template needs {prompt} once"),
+        (("--model", "tiny-decoder", "--extract", "("), "cannot be: extract is no regular expression"),
+        (("--model", "tiny-decoder", "--stop", ""), "cannot be: a stop text is empty"),
+        (("--model", "tiny-decoder", "--max-new-tokens", "0"), "--max-new-tokens must be 1 or more, not 0"),
         (("--rows", "1"), "--rows must be 4 or more"),
         (("--model", "nowhere"), "nowhere: no such directory"),
     ],
@@ -272,7 +300,7 @@ def test_what_does_not_fit_is_one_line(
     assert run("tune", "--data", echoes, *more, "--output", tmp_path / "out") == 2
     complaint = capsys.readouterr().err.strip().splitlines()
     assert words in complaint[-1]
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))  # no work directory either
 
 
 def test_the_picture_of_entropy_along_answers() -> None:

@@ -233,3 +233,4 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_good(
             for name, before in kept["out"].items():  # each file is the old one or a whole new one
                 assert now["out"][name] == before or len(now["out"][name]) <= most_bytes
             json.loads((out / "metrics.json").read_text())
+        kept = {"one": content(bundle), "out": content(out)}

@@ -7,7 +7,6 @@ from there.
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from models.errors import InputError
 from models.inference.generation.text_model import Draft, TextModel, load_text_model
 from models.inference.generation.traces import Trace
 from models.progress import Waiting
-from models.replacing import LOCK, writing
+from models.replacing import writing
 
 BATCH_SIZE = 16
 
@@ -80,14 +79,6 @@ def remove_drafts(work: Path) -> None:
     """Remove what was kept for another try."""
     for path in work.glob("drafts-*.jsonl"):
         path.unlink(missing_ok=True)
-
-
-def tidy(work: Path) -> None:
-    """Remove a work directory with nothing in it but the lock."""
-    if all(path.name == LOCK for path in work.iterdir()):
-        (work / LOCK).unlink(missing_ok=True)
-        with suppress(OSError):
-            work.rmdir()
 
 
 def _document(place: int, draft: Draft, *, states: bool) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from models.scoring.scorer import Reference, Scorer
 Floats = NDArray[np.float64]
 ORACLE = "oracle"
 KEYS = ("prompt_id", "prompt")
-VALUES = ("large_correct", "large_answer", "answer")
+VALUES = ("large_correct", "large_answer")
+OF_PREDICTIONS = "answer"  # beside prompt_id; beside prompts it would be the data themselves, which are always right
 
 
 class TextLargeAnswers(Protocol):
@@ -71,10 +72,10 @@ class LargeWriter:
     """The large model itself."""
 
     def __init__(self, bundle: Bundle, work: Path) -> None:
-        self._writer = bundle_writer(bundle, work)
         self.name, self.digest = bundle.manifest.name, bundle.gate_digest
         if not bundle.manifest.writes_text:
             raise InputError(f"the large model {self.name} does {bundle.manifest.task} and writes no text")
+        self._writer = bundle_writer(bundle, work)
 
     def correct(self, data: PromptDataset, split: str, scorer: Scorer) -> Floats:
         examples: Sequence[Example] = getattr(data, split)
@@ -90,7 +91,8 @@ class LargeAnswerTable:
         self.name = f"the answers in {path.name}"
         names = column_names(path)
         key = next((name for name in KEYS if name in names), None)
-        value = next((name for name in VALUES if name in names), None)
+        values = (*VALUES, OF_PREDICTIONS) if key == "prompt_id" else VALUES
+        value = next((name for name in values if name in names), None)
         if key is None or value is None:
             raise InputError(
                 f"{path} needs a column {' or '.join(KEYS)} and a column large_correct or large_answer; there is: "

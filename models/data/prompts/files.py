@@ -50,8 +50,11 @@ def has_prompts(path: Path) -> bool:
         table = found[0]
     if not table.is_file() or not is_table(table):
         return False
-    _, first = next(_rows(table), ("", {}))
-    return are_prompts(first)
+    row = next(_rows(table), None)
+    if row is None:  # a csv may have a header and no row: it is told so as what it means to be
+        header = table.read_text(encoding="utf-8-sig").partition("\n")[0] if table.suffix.lower() == ".csv" else ""
+        return are_prompts(name.strip() for name in header.split(","))
+    return are_prompts(row[1])
 
 
 def are_prompts(columns: Iterable[str]) -> bool:

@@ -45,7 +45,8 @@ def start_net(name: str, data: PromptDataset) -> Net:
     """A net with random weights, as torch's seed has them. Raises InputError where it does not fit the data."""
     task, start = NETS[name]
     if (data.task == "image-text-to-text") != (task == "image-text-to-text"):
-        fitting = [net for net, (does, _) in NETS.items() if (does == "image-text-to-text") == (task == data.task)]
+        images = data.task == "image-text-to-text"
+        fitting = [net for net, (does, _) in NETS.items() if (does == "image-text-to-text") == images]
         raise InputError(f"--model {name} does {task}, and {data.name} is {data.task}: try {', '.join(fitting)}")
     tokenizer = learned_tokenizer(row.answers[0] for row in data.train)
     model, encoder = start(tokenizer)

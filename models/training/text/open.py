@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from models.bundle import Base, file_sha256
 from models.data.prompts.examples import PromptDataset
 from models.errors import InputError
@@ -135,16 +137,20 @@ def _generation(model: Any, encoder: Any, tokenizer: Any, shape: TextShape, data
         raise InputError(
             f"--max-tokens {prompt:,} and {new:,} of an answer do not fit the model's {context:,} positions"
         )
-    return Generation(
-        prompt="chat" if chat else "plain",
-        template=None if chat else (shape.template or PLAIN),
-        vocabulary=min(len(tokenizer), model.get_output_embeddings().weight.shape[0]),
-        end_tokens=ends,
-        stop=shape.stop,
-        extract=shape.extract,
-        max_prompt_tokens=prompt,
-        max_new_tokens=new,
-    )
+    try:
+        return Generation(
+            prompt="chat" if chat else "plain",
+            template=None if chat else (shape.template or PLAIN),
+            vocabulary=min(len(tokenizer), model.get_output_embeddings().weight.shape[0]),
+            end_tokens=ends,
+            stop=shape.stop,
+            extract=shape.extract,
+            max_prompt_tokens=prompt,
+            max_new_tokens=new,
+        )
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"the form of prompts and answers cannot be: {why}") from None
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
