@@ -23,9 +23,11 @@ class LabelScore(_Document):
     score: Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
-class Output(LabelScore):
+class Output(_Document):
     """The answer for one item."""
 
+    label: Text
+    score: Annotated[FiniteFloat, Field(ge=0, le=1)] | None  # None: of an LLM that says none
     confidence: FiniteFloat
     decision: Literal["accepted", "deferred", "degraded"]
     answered_by: Literal["small", "large"]

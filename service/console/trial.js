@@ -58,7 +58,7 @@ function told(output, threshold) {
   const lines = [
     make("h3", output.label),
     make("p", `${who}: ${why}. (${output.decision})`, { class: "who" }),
-    make("p", `Confidence of the small model ${short(output.confidence)}, ${side} the threshold ${short(threshold)}; score of the answer ${short(output.score)}.`),
+    make("p", `Confidence of the small model ${short(output.confidence)}, ${side} the threshold ${short(threshold)}; score of the answer ${output.score === null ? "not told" : short(output.score)}.`),
   ];
   if (output.answered_by === "large" && output.small) lines.push(make("p", `The small model would have said ${output.small.label} (${short(output.small.score)}).`));
   return lines;

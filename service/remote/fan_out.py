@@ -25,9 +25,11 @@ class FanOut:
         turns = asyncio.Semaphore(self._most_at_once)
 
         async def one(item: Input) -> ItemAnswer:
+            # What is left of the time is then our doing: running out of it says nothing of the large model.
+            own_deadline = ask.own_deadline or turns.locked()
             async with turns:
                 try:
-                    (answer,) = await self._large_model.answer(replace(ask, inputs=(item,)))
+                    (answer,) = await self._large_model.answer(replace(ask, inputs=(item,), own_deadline=own_deadline))
                 except RemoteError as error:
                     return error
                 return answer

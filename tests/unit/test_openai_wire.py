@@ -258,6 +258,22 @@ async def test_the_items_of_a_request_go_out_side_by_side_within_a_bound_and_fai
     assert len(server.requests) == 6
 
 
+async def test_items_that_waited_for_their_turn_do_not_open_the_breaker() -> None:
+    """More texts than fit into the time: the LLM is slow, and answers."""
+
+    async def script(turn: Turn) -> None:
+        await asyncio.sleep(0.05)
+        await turn.answer(200, completion("red"))
+
+    async with serving(script) as server, remote_to(server.url, wire=WIRE, failures=1) as remote:
+        answers = await FanOut(remote, most_at_once=2).answer(asking(*map(str, range(60)), timeout_s=0.5))
+        assert not remote.breaker_open
+        assert [answer.label for answer in await ask(remote, "x") if isinstance(answer, RemoteAnswer)] == ["red"]
+    late = [answer for answer in answers if isinstance(answer, RemoteTimeout)]
+    assert 0 < len(late) < 60
+    assert len(late) + sum(isinstance(answer, RemoteAnswer) for answer in answers) == 60
+
+
 async def test_a_client_that_leaves_takes_all_its_calls_along() -> None:
     async with serving(never) as server, remote_to(server.url, wire=WIRE) as remote:
         call = asyncio.create_task(FanOut(remote, most_at_once=4).answer(asking(*"abcdefgh")))
