@@ -122,6 +122,8 @@ class Dialect:
             return refused
         sent = [name for name in self._options if name not in self._left_out]
         named = [name for name in sent if name in said or (name == "response_format" and "json_schema" in said)]
+        if not named and (before := [name for name in self._left_out if name in said]):
+            return ", ".join(before)  # this call went out before another had learned it
         self._left_out.update(named or sent)
         return ", ".join(named or sent)
 

@@ -56,8 +56,8 @@ class LlmClient:
                 if response.status_code == 200:
                     return self._answered(question, content)
                 kind, about = self.dialect.meaning(response.status_code, content)
-                if kind == "option":
-                    continue  # what it refused is left out now; there are few such things
+                if kind == "option" and attempt < ATTEMPTS:
+                    continue  # what it refused is left out now
                 if kind in ("context-length", "content-filter"):
                     return Answered(None, None, kind, 0, 0)
                 why = self._final(kind, about, response.status_code)

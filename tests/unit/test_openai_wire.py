@@ -206,6 +206,21 @@ async def test_what_a_server_refuses_by_name_is_left_out_from_then_on() -> None:
     assert ["logprobs" in json.loads(turn.body) for turn in server.requests] == [True, False, False, False]
 
 
+async def test_calls_that_learn_the_same_at_the_same_moment_leave_out_no_more() -> None:
+    together = asyncio.Barrier(3)
+    plain = taking("max_tokens", "temperature", "response_format")
+
+    async def script(turn: Turn) -> None:
+        if turn.number <= 3:
+            await together.wait()
+        await plain(turn)
+
+    async with serving(script) as server, remote_to(server.url, wire=WIRE) as remote:
+        answers = await FanOut(remote, most_at_once=3).answer(asking("a", "b", "c"))
+    assert all(isinstance(answer, RemoteAnswer) for answer in answers)
+    assert all("response_format" in json.loads(turn.body) for turn in server.requests)
+
+
 async def test_the_newer_name_of_the_limit() -> None:
     words = "'{name}' is not supported with this model. Use 'max_completion_tokens' instead."
     async with (
