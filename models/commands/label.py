@@ -94,7 +94,7 @@ def run(options: LabelOptions) -> int:
     if ended:
         say(f"the budget is spent: the answers are kept in {store.path}; the same command goes on from there")
         return BUDGET_SPENT
-    write_table(options.output, texts, [store.answers[call.key] for call in calls if call.again == 0])
+    write_table(options.output, texts, [store.answers[call.key] for call in calls if call.again == 0], plan.model)
     left = len(texts.texts) - sum(1 for call in calls if not call.again and store.answers[call.key].label is not None)
     if left:
         say(f"{left:,} texts without a label are in {options.output.with_suffix('.unlabelled.csv')}")

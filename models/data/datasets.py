@@ -14,12 +14,14 @@ from typing import Any
 
 from models.data.image_sets import class_folders, has_images, read_folders, read_idx_pair, read_tar
 from models.data.images import Image
+from models.data.parquet_files import labelled_by
 from models.data.records import Columns, Kind
 from models.data.shards import find_tables, shard_of
 from models.data.splits import Inputs, LabelledDataset, Rows, Source, Split, Task, build
 from models.data.tables import TABLE_SUFFIXES, Table, is_table, kind_of, read_table, read_tables
 from models.errors import InputError
 from models.files import MIB, file_name, read_json
+from models.printing import printable
 
 __all__ = ["Image", "Inputs", "LabelledDataset", "Split", "Task", "load_dataset"]
 
@@ -143,7 +145,12 @@ def _table(path: Path, columns: Columns) -> Source:
     notes = []
     if (shards := shard_of(path) or 1) > 1:
         notes.append(f"{path} is one of {shards:,} files: give {path.parent} to read all of them")
-    return _source(file_name(path), path, read_table(path, columns), notes)
+    licence = _NOT_STATED
+    llm = labelled_by(path) if path.suffix.lower() == ".parquet" and columns.label == Columns().label else None
+    if llm is not None:  # reports and cards have it where they name the data
+        licence = f"labels of the LLM {printable(llm, 100)}: an accuracy is agreement with it"
+        notes.append(f"{path} holds {licence}")
+    return _source(file_name(path), path, read_table(path, columns), notes, licence)
 
 
 def _instead(path: Path) -> str:
@@ -193,12 +200,12 @@ def _why_not_read(tables: list[Path], columns: Columns) -> str | None:
     return f"{tables[0]} holds texts, beside images: to read them, give {tables[0]} itself"
 
 
-def _source(name: str, path: Path, table: Table, notes: Sequence[str] = ()) -> Source:
+def _source(name: str, path: Path, table: Table, notes: Sequence[str] = (), licence: str = _NOT_STATED) -> Source:
     return Source(
         name,
         str(path),
         table.task,
-        _NOT_STATED,
+        licence,
         table.given,
         labels=table.labels,
         notes=(*notes, *table.notes),

@@ -18,12 +18,22 @@ T = TypeVar("T")
 # Of the encoded images of a table, which are held in memory: a folder of images is read file by file.
 MOST_IMAGE_BYTES = 2 * 1024**3
 _ROWS = 65_536
+LABELLED_BY = b"gatekeeper.labelled_by"
 _IMAGE_ROWS = 16  # unpacked at once: a few kilobytes can hold the same photograph a million times
 
 
 def open_parquet(path: Path, columns: Columns, default_split: str) -> Opened:
     """Raises InputError, also for what is found when a row is read."""
     return _refusing(path, lambda: _open(path, columns, default_split))
+
+
+def labelled_by(path: Path) -> str | None:
+    """The LLM whose labels they are, where `gatekeeper label` has made the table; None: it is not known."""
+    try:
+        said = (pq.read_schema(path).metadata or {}).get(LABELLED_BY)
+    except (OSError, pa.ArrowException):  # it is told when its rows are read
+        return None
+    return None if said is None else said.decode("utf-8", "replace")
 
 
 def _open(path: Path, columns: Columns, default_split: str) -> Opened:

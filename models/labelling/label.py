@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.data.parquet_files import LABELLED_BY
 from models.labelling.client import CHARS_A_TOKEN, LlmClient
 from models.labelling.store import AnswerStore, Kept, key_of
 from models.labelling.texts import Texts
@@ -119,7 +120,7 @@ async def answer_all(
     return spent, ended
 
 
-def write_table(path: Path, texts: Texts, found: Sequence[Kept]) -> None:
+def write_table(path: Path, texts: Texts, found: Sequence[Kept], model: str) -> None:
     """text, label, score, and human where people gave labels; texts without a label go to a csv beside it.
 
     Raises InputError.
@@ -132,9 +133,10 @@ def write_table(path: Path, texts: Texts, found: Sequence[Kept]) -> None:
     }
     if texts.human is not None:
         columns["human"] = pa.array([texts.human[place] for place in rows], pa.string())
+    table = pa.table(columns).replace_schema_metadata({LABELLED_BY: model.encode()})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda scratch: pq.write_table(pa.table(columns), scratch))
+        write_whole(path, lambda scratch: pq.write_table(table, scratch))
     left = [(texts.texts[place], answer.fault) for place, answer in enumerate(found) if answer.label is None]
     beside = path.with_suffix(".unlabelled.csv")
     with writing(beside):

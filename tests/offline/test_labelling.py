@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.llm import Answer, llm, saying, text_of
 
+from models.data.datasets import load_dataset
 from service.cli import main
 
 Said = pytest.CaptureFixture[str]
@@ -62,6 +63,10 @@ def test_texts_become_a_table_with_the_llms_labels(
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert "sk-secret" not in kept.read_text() + said.out + said.err
     assert not any(text in kept.read_text() for text in TEXTS)
+    data = load_dataset(str(output), None)
+    assert data.licence == "labels of the LLM m: an accuracy is agreement with it"
+    assert any("agreement with it" in note for note in data.notes)
+    assert load_dataset(str(output), None, label_column="human").licence == "not stated"
     with llm(right) as (url, asked):
         assert label(files, url, output) == 0
     assert asked == [], "it is not asked again, wherever it lives now"

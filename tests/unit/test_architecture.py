@@ -51,7 +51,7 @@ MODELS = {
     "scale": "generation bundle",
     "inference": "errors generation printing threads files progress bundle",
     "scoring": "errors printing files inference",
-    "data": "errors generation files parquet",
+    "data": "errors generation printing files parquet",
     "levels": "errors operating_points bundle inference data",
     "numbers": "errors operating_points replacing files parquet bundle data",
     "training": "errors gatekeeper generation labels threads replacing files progress bundle inference data",
