@@ -2,6 +2,8 @@
 
 The order is the Pareto front of Laufer-Goldshtein et al. 2022 (arXiv 2210.07913): from the threshold that looks safest
 on the selection data to fewer deferrals, past every candidate that both defers more and looks worse than a later one.
+Where several look safest alike, as on few items, all of them are tested, from most deferrals on: to begin with the one
+that only just looks so would end the testing before it has begun.
 """
 
 import numpy as np
@@ -33,14 +35,14 @@ def candidate_thresholds(confidence: Floats, score: str) -> Floats:
 def testing_order(selection: Tally, target: float) -> Ints:
     """Indices of the candidates to test, first to last: the safest on the selection data, then ever fewer deferrals.
 
-    A candidate is left out when one with fewer deferrals looks as safe. Safe is the distance from the target in
+    A candidate is left out when one with fewer deferrals looks as safe, but for the safest of all. Safe is the distance from the target in
     standard errors, which, unlike a p-value, neither reaches 0 for many items nor 1 for a curve below the target.
     """
     trials = np.maximum(selection.trials, 1)
     spread = trials if selection.differing is None else np.maximum(selection.differing, 1)
     safety = np.where(selection.trials > 0, (selection.correct - trials * target) / np.sqrt(spread), -np.inf)
     best_so_far = np.maximum.accumulate(safety)
-    front = np.concatenate([[True], safety[1:] > best_so_far[:-1]])
+    front = np.concatenate([[True], safety[1:] > best_so_far[:-1]]) | (safety >= best_so_far[-1])
     order: Ints = np.flatnonzero(front)[::-1]
     return order
 

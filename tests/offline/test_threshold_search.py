@@ -1,12 +1,16 @@
 """Which thresholds a certificate tests and in what order, and what is counted at each."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from mapie.risk_control.fwer_control import control_fwer
 
 from models.bundle import SCORE_RANGES, Calibration
 from models.calibration import search
+from models.calibration.certify import certify_joint_accuracy
 from models.calibration.tallies import Tally, joint_tally, selective_tally
+from models.errors import NoThreshold
 
 
 def test_a_tally_counts_what_the_gate_would_do() -> None:
@@ -38,6 +42,28 @@ def test_the_order_goes_from_the_safest_past_a_dip_to_fewer_deferrals() -> None:
     tally = Tally(np.arange(8), np.full(8, 100), correct)
     for target in (0.5, 0.9, 1.0):
         assert search.testing_order(tally, target).tolist() == [6, 5, 1, 0]
+
+
+def test_all_that_look_safest_are_tested_from_most_deferrals_on() -> None:
+    tally = Tally(np.arange(6), np.full(6, 100), np.array([80.0, 95.0, 100.0, 100.0, 97.0, 100.0]))
+    assert search.testing_order(tally, 0.9).tolist() == [5, 3, 2, 1, 0]
+
+
+def test_few_items_certify_what_they_can() -> None:
+    """48 right answers of 48 prove 0.95 with certainty 0.9; the fewest deferrals that look perfect need not be it."""
+    generator = np.random.default_rng(0)
+    certified = 0
+    for _ in range(20):
+        data = []
+        for _ in range(2):
+            right = generator.uniform(size=48) < 0.75
+            confidence = 1.0 / (1.0 + np.exp(-(generator.normal(size=48) + 1.2 * (2.0 * right - 1.0))))
+            data.append(Calibration(confidence, right.astype(np.float64), np.ones(48)))
+        with suppress(NoThreshold):
+            found = certify_joint_accuracy(*data, 0.95, 0.9, "max_softmax")
+            assert found.lower_bound >= 0.95
+            certified += found.deferral_ratio < 1.0
+    assert certified >= 18
 
 
 def test_a_candidate_that_accepts_nothing_is_never_the_safest() -> None:
