@@ -36,8 +36,8 @@ def testing_order(selection: Tally, target: float) -> Ints:
     """Indices of the candidates to test, first to last: the safest on the selection data, then ever fewer deferrals.
 
     A candidate is left out when one with fewer deferrals looks as safe, but for the safest of all. Safe is the distance
-    from the target in standard errors, which, unlike a p-value, neither reaches 0 for many items nor 1 for a curve below
-    the target.
+    from the target in standard errors, which, unlike a p-value, neither reaches 0 for many items nor 1 for a curve
+    below the target.
     """
     trials = np.maximum(selection.trials, 1)
     spread = trials if selection.differing is None else np.maximum(selection.differing, 1)
