@@ -326,6 +326,24 @@ def _large_model(page: Page) -> None:
         width=4,
         alert="DeferralsDegrade",
     )
+    page.add(
+        lines(stacked=True),
+        "Tokens of an LLM",
+        "Per second, as the LLM counts them, answers that are no label included. 0 where the large model is none.",
+        "none",
+        [Query(f"sum by (kind) (rate(gatekeeper_remote_tokens_total{{{REPLICA}}}[{RATE}]))", "{{kind}}")],
+        width=12,
+        height=6,
+    )
+    page.add(
+        lines(),
+        "Cost of an LLM",
+        "Per hour, at the prices of GATEKEEPER_REMOTE_PRICE_PROMPT and _COMPLETION, in their currency.",
+        "none",
+        [Query(f"sum(rate(gatekeeper_remote_cost_total{{{REPLICA}}}[{RATE}])) * 3600", "cost an hour")],
+        width=12,
+        height=6,
+    )
 
 
 def _requests(page: Page) -> None:
