@@ -24,7 +24,7 @@ from loadtests.stress.arrivals import OnReply, Outcomes, closed_loop, open_loop,
 SENTENCE = "what is my checking account balance"
 LARGE_BUNDLE = ROOT / "models" / "bundles" / "clinc150-large"
 MODEL_BOUND_S = 0.010  # an item
-CAPACITY_CONNECTIONS, CAPACITY_S = 32, 3.0  # of a closed loop
+CAPACITY_CONNECTIONS, CAPACITY_S, CAPACITY_ATTEMPTS = 32, 3.0, 4  # of a closed loop
 SENTENCES = (3, 5, 8, 12, 16, 20)  # the model reads 128 tokens
 TARGETS = ("default", "inline", "thread", "model-bound")
 ENVIRONMENT: dict[str, dict[str, str]] = {
@@ -46,11 +46,15 @@ class Target:
     item_ms: float
 
     def capacity(self) -> Outcomes:
-        """A closed loop at CAPACITY_CONNECTIONS. Raises BenchFailed where not all is answered with 200."""
-        outcomes = self.closed(CAPACITY_CONNECTIONS, CAPACITY_S)
-        if not (outcomes.statuses == 200).all():
-            raise BenchFailed(f"{self.name} does not even answer {CAPACITY_CONNECTIONS} connections with 200")
-        return outcomes
+        """A closed loop at CAPACITY_CONNECTIONS, again where somebody else has held the machine up meanwhile.
+
+        Raises BenchFailed where not all is answered with 200.
+        """
+        for _ in range(CAPACITY_ATTEMPTS):
+            outcomes = self.closed(CAPACITY_CONNECTIONS, CAPACITY_S)
+            if (outcomes.statuses == 200).all():
+                return outcomes
+        raise BenchFailed(f"{self.name} does not even answer {CAPACITY_CONNECTIONS} connections with 200")
 
     def closed(self, connections: int, seconds: float, on_reply: OnReply | None = None) -> Outcomes:
         """Ask on so many connections, on each as soon as the last one is answered."""
