@@ -278,6 +278,7 @@ def _run(arguments: argparse.Namespace, soaks: list[Soak]) -> None:
             "GATEKEEPER_LOG_LEVEL": "error",
             "GATEKEEPER_POLICY_PATH": str(Path(directory) / "policy.db"),
             "GATEKEEPER_REMOTE_URL": f"http://127.0.0.1:{model.port}",
+            "GATEKEEPER_REMOTE_FOREIGN_LABELS": "allow",  # those of FlappingModel, by which an answer is known
             "GATEKEEPER_BREAKER_OPEN_S": "0.5",
             "GATEKEEPER_ADMIN_TOKEN": token,
             "GATEKEEPER_DRAIN_S": "0",
