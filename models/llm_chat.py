@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.llm_labels import SCHEMA_NAME, LabelPrompt, NoLabel, score_of
 
 BESIDE_LABEL_TOKENS = 24  # of the JSON around a label
+MOST_TOKENS = 100_000_000  # of one call; more is no count
 LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 # What a 400 says where the text is to blame, in the words of several servers.
 TOO_LONG = ("context_length", "context length", "maximum context", "context window", "too long", "context size")
@@ -36,16 +37,19 @@ class _Choice(_Document):
     logprobs: Any = None  # every server has its own idea of it: read with care, or not at all
 
 
-class _Usage(_Document):
-    prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    completion_tokens: Annotated[int, Field(ge=0)] = 0
-
-
 class Completion(_Document):
-    """The body of a 200. usage: what the call has cost, where the server says it."""
+    """The body of a 200."""
 
     choices: Annotated[list[_Choice], Field(min_length=1, fail_fast=True)]
-    usage: _Usage | None = None
+    usage: Any = None
+
+    @property
+    def used(self) -> tuple[int, int] | None:
+        """(prompt, completion) tokens, where the server says numbers that can be."""
+        said = self.usage if isinstance(self.usage, dict) else {}
+        counts = [said.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        prompt, completion = (count if type(count) is int and 0 <= count <= MOST_TOKENS else None for count in counts)
+        return None if prompt is None or completion is None else (prompt, completion)
 
 
 class Labelled(NamedTuple):
@@ -61,6 +65,8 @@ class Dialect:
     def __init__(self, model: str, prompt: LabelPrompt) -> None:
         self.model, self.prompt = model, prompt
         self._left_out: set[str] = set()
+        self._suspected: set[str] = set()  # left out on a guess, which no answer has confirmed
+        self._proven = False  # it has answered what is sent now
         self._limit_name = LIMIT_NAMES[0]
         schema = {"name": SCHEMA_NAME, "strict": True, "schema": prompt.schema()}
         self._options: Mapping[str, Any] = {
@@ -82,6 +88,7 @@ class Dialect:
 
     def answer(self, completion: Completion) -> Labelled:
         """Raises NoLabel, whose fault is one word."""
+        self._proven, self._suspected = True, set()
         choice = completion.choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
             raise NoLabel("refusal", "the LLM refuses to answer")
@@ -94,10 +101,11 @@ class Dialect:
             raise
         return Labelled(label, score_of(content, _tokens(choice.logprobs)))
 
-    def meaning(self, status: int, body: bytes) -> tuple[Meaning, str]:
+    def meaning(self, status: int, body: bytes, text: str) -> tuple[Meaning, str]:
         """(what an answer that is no 200 means, what it is about); "status": no more than its status says.
 
-        "option": the server does not take something, which is left out from now on.
+        "option": the server does not take something, which is left out from now on. text: that was asked about, which
+        the server may repeat: a name that stands in it is not the server's.
         """
         said = body.decode("utf-8", "replace").lower()  # nested as OpenAI has it, flat as others do, or no JSON at all
         if status == 429:
@@ -110,11 +118,17 @@ class Dialect:
             return "context-length", ""
         if any(word in said for word in FILTERED):
             return "content-filter", ""
-        refused = "" if status == 404 else self._leave_out(said)
+        refused = "" if status == 404 else self._leave_out(said, text.lower())
         return ("option", refused) if refused else ("status", "")
 
-    def _leave_out(self, said: str) -> str:
-        """Note what the server does not take, as it names it, else all that can be left out; "" if nothing is left."""
+    def _leave_out(self, said: str, text: str) -> str:
+        """Note what the server does not take, as it names it; "" if it may be something else.
+
+        Of a server that names nothing and has answered nothing yet, all that can be left out, until it answers that
+        no better.
+        """
+        if any(name in text for name in (*self._options, *LIMIT_NAMES, "json_schema")):
+            return ""
         other = next(name for name in LIMIT_NAMES if name != self._limit_name)
         if self._limit_name in said and other not in self._left_out:
             self._left_out.add(self._limit_name)
@@ -124,8 +138,16 @@ class Dialect:
         named = [name for name in sent if name in said or (name == "response_format" and "json_schema" in said)]
         if not named and (before := [name for name in self._left_out if name in said]):
             return ", ".join(before)  # this call went out before another had learned it
-        self._left_out.update(named or sent)
-        return ", ".join(named or sent)
+        if named:
+            self._left_out.update(named)
+            return ", ".join(named)
+        if self._proven or self._suspected:
+            self._left_out -= self._suspected
+            self._suspected = set()
+            return ""
+        self._suspected = set(sent)
+        self._left_out.update(sent)
+        return ", ".join(sent)
 
 
 def chat_path(url: str) -> str:

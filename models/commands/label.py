@@ -69,12 +69,15 @@ def run(options: LabelOptions) -> int:
     from models.labelling.store import AnswerStore
     from models.labelling.texts import read_labels, read_texts
 
+    _check_output(options)
     _check(options)
     texts = read_texts(options.data, options.text_column, options.human_labels)
     plan = _plan(options, read_labels(options.labels))
     calls = questions(texts, plan)
     store = AnswerStore(options.output.with_name(f"{options.output.name}.answers.jsonl"))
     wanted = [call for call in calls if call.key not in store.answers]
+    key = os.environ.get(KEY_VARIABLE) or None
+    client = LlmClient(options.remote_url, options.remote_model, plan.prompt, key, say)
     prompt, completion, cost = estimate(wanted, plan.prices)
     known = f", about {cost:.4f}" if plan.prices.known else ""
     tokens = f"about {prompt:,} prompt and {completion:,} completion tokens"
@@ -84,7 +87,6 @@ def run(options: LabelOptions) -> int:
     say("note: terms of an LLM's provider may forbid to train a model on its answers: look before you do")
 
     async def asking() -> bool:
-        client = LlmClient(options.remote_url, options.remote_model, plan.prompt, os.environ.get(KEY_VARIABLE) or None)
         try:
             return (await answer_all(client, store, wanted, plan, say))[1]
         finally:
@@ -104,10 +106,21 @@ def run(options: LabelOptions) -> int:
     return 0
 
 
-def _check(options: LabelOptions) -> None:
-    """Every number and the output, before anything is paid for. Raises InputError."""
-    if options.output.suffix != ".parquet":
+def _check_output(options: LabelOptions) -> None:
+    """Nothing that somebody else has made is replaced. Raises InputError."""
+    if options.output.suffix != ".parquet" or options.output.is_dir():
         raise InputError(f"--output is a .parquet file, not {options.output}")
+    if options.output.exists():
+        from models.data.parquet_files import labelled_by
+
+        if options.output.resolve() == options.data.resolve() or labelled_by(options.output) is None:
+            raise InputError(f"{options.output} is there and was not written by this command: name another file")
+
+
+def _check(options: LabelOptions) -> None:
+    """Every number, before anything is paid for. Raises InputError."""
+    if not options.remote_model.strip():
+        raise InputError("--remote-model is empty: name the LLM")
     if not 1 <= options.concurrency <= 1_000:
         raise InputError(f"--concurrency must be from 1 to 1000, not {options.concurrency}")
     if options.twice < 0:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.data.parquet_files import LABELLED_BY
+from models.errors import InputError
 from models.labelling.client import CHARS_A_TOKEN, LlmClient
 from models.labelling.store import AnswerStore, Kept, key_of
 from models.labelling.texts import Texts
@@ -26,6 +27,7 @@ from models.replacing import write_whole, write_whole_text, writing
 
 Say = Callable[[str], None]
 ANSWER_TOKENS = 12  # of a label as JSON, for an estimate
+HOPELESS = 20  # answers, of which none is a label
 MILLION = 1_000_000
 
 
@@ -66,11 +68,7 @@ class Question(NamedTuple):
     again: int
     key: str
     text: str
-
-    @property
-    def tokens(self) -> int:
-        """Of the question, estimated from above."""
-        return len(self.text) // CHARS_A_TOKEN + 1
+    tokens: int  # of the whole question, estimated from above
 
 
 def questions(texts: Texts, plan: Plan) -> list[Question]:
@@ -78,7 +76,16 @@ def questions(texts: Texts, plan: Plan) -> list[Question]:
     asked = [plan.prompt.question(text) for text in texts.texts]
     drawn = random.Random(plan.seed).sample(range(len(asked)), min(plan.twice, len(asked)))
     calls = [(place, 0) for place in range(len(asked))] + [(place, 1) for place in sorted(drawn)]
-    return [Question(place, again, key_of(plan.model, asked[place], again), asked[place]) for place, again in calls]
+    return [
+        Question(
+            place,
+            again,
+            key_of(plan.model, asked[place], again),
+            texts.texts[place],
+            len(asked[place]) // CHARS_A_TOKEN + 1,
+        )
+        for place, again in calls
+    ]
 
 
 def estimate(wanted: Sequence[Question], prices: Prices) -> tuple[int, int, float]:
@@ -91,7 +98,7 @@ async def answer_all(
     client: LlmClient, store: AnswerStore, wanted: Sequence[Question], plan: Plan, say: Say
 ) -> tuple[float, bool]:
     """(what the calls of this run have cost, whether the budget ended it). Raises InputError."""
-    queue, spent, committed, ended = iter(wanted), 0.0, 0.0, False
+    queue, spent, committed, ended, first = iter(wanted), 0.0, 0.0, False, Counter[str]()
 
     async def work(progress: Callable[[int], None]) -> None:
         nonlocal spent, committed, ended
@@ -106,6 +113,12 @@ async def answer_all(
             spent += plan.prices.of(answered.prompt_tokens, answered.completion_tokens)
             store.keep(Kept(question.key, *answered))
             progress(1)
+            first[answered.fault] += 1
+            if first.total() == HOPELESS and not first[""]:
+                faults = ", ".join(f"{count} {fault}" for fault, count in first.most_common())
+                raise InputError(
+                    f"none of the first {HOPELESS} answers is a label ({faults}): look at the labels and the model"
+                )
 
     with store.appending(), Waiting(f"asking {plan.model}", len(wanted), "texts") as progress:
         try:
@@ -115,8 +128,8 @@ async def answer_all(
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
-            if plan.prices.known:
-                say(f"this run has cost {spent:.4f}")
+            said = f"; this run has cost {spent:.4f}" if plan.prices.known else ""
+            say(f"{first.total():,} of {len(wanted):,} calls were answered, and are kept{said}")
     return spent, ended
 
 
@@ -129,6 +142,7 @@ def write_table(path: Path, texts: Texts, found: Sequence[Kept], model: str) -> 
     columns: dict[str, Any] = {
         "text": pa.array([texts.texts[place] for place in rows], pa.string()),
         "label": pa.array([found[place].label for place in rows], pa.string()),
+        "large_label": pa.array([found[place].label for place in rows], pa.string()),  # as --large calls it
         "score": pa.array([found[place].score for place in rows], pa.float64()),
     }
     if texts.human is not None:

@@ -3,6 +3,7 @@
 A line of JSON each, in a file that its owner alone can read: it holds the labels, and fingerprints of the texts.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from models.errors import InputError
 from models.replacing import writing
+
+# What may have been the server's fault at that moment: it is asked again in the next run.
+PASSING = ("schema", "empty", "cut", "rejected")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,13 @@ class AnswerStore:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             os.fchmod(descriptor, 0o600)
             with os.fdopen(descriptor, "a", encoding="utf-8") as self._stream:
+                try:
+                    fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise InputError(f"another run is writing {self.path}: wait for it, or end it") from None
                 yield self
+            if not self.answers:
+                self.path.unlink(missing_ok=True)
 
     def keep(self, answer: Kept) -> None:
         """At once on its way to the disk: a kill loses the calls that are out, nothing else. Raises OSError."""
@@ -69,4 +79,5 @@ class AnswerStore:
                 answer = Kept(**json.loads(line))
             except (ValueError, TypeError):
                 continue
-            yield answer.key, answer
+            if answer.fault not in PASSING:
+                yield answer.key, answer

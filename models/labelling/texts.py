@@ -23,6 +23,8 @@ class Texts(NamedTuple):
 
 def read_texts(path: Path, text_column: str, label_column: str | None) -> Texts:
     """A .csv, .jsonl or .parquet file. label_column: of human labels; None: there are none. Raises InputError."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
     if not path.is_file() or not is_table(path):
         raise InputError(f"{path} is no {', '.join(TABLE_SUFFIXES)} file with texts")
     found: dict[str, str] = {}

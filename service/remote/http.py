@@ -86,6 +86,7 @@ class HttpRequest(NamedTuple):
     repeats: headers that an answer must have as they were sent, if it has them. A late answer on a kept-alive
     connection would be taken for this request's: an id tells them apart.
     error_bytes: of the body of an answer that is no 200, how much is read.
+    private: nothing of the answer goes into an error, which a log may repeat.
     """
 
     path: str
@@ -94,6 +95,7 @@ class HttpRequest(NamedTuple):
     method: Literal["GET", "POST"] = "POST"
     repeats: tuple[str, ...] = ()
     error_bytes: int = 0
+    private: bool = False
 
 
 class HttpAnswer(NamedTuple):
@@ -168,7 +170,7 @@ class HttpClient:
             if response.headers.get("content-encoding", "identity") != "identity":
                 detail = "the large model's answer is encoded, which was not asked for"
                 raise RemoteBadAnswer(detail, fault="encoding")
-            return HttpAnswer(200, response.headers, await self._read(response))
+            return HttpAnswer(200, response.headers, await self._read(response, private=request.private))
         except aiohttp.ClientError as error:
             raise RemoteBadAnswer("the large model's answer broke off", fault="broken-off") from error
         finally:
@@ -212,15 +214,14 @@ class HttpClient:
             trust_env=False,
         )
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, *, private: bool) -> bytes:
         content, body = response.content, bytearray()
         while chunk := await content.readany():
             body += chunk
             if len(body) > self._max_response_bytes:
                 detail = f"the large model's answer is longer than {self._max_response_bytes} bytes"
-                raise RemoteBadAnswer(
-                    detail, fault="length", excerpt=bytes(body[:200]).decode(errors="backslashreplace")
-                )
+                excerpt = "" if private else bytes(body[:200]).decode(errors="backslashreplace")
+                raise RemoteBadAnswer(detail, fault="length", excerpt=excerpt)
         return bytes(body)
 
 

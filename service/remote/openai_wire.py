@@ -48,14 +48,14 @@ class OpenAIWire:
             "x-gatekeeper-hops": str(ask.hops),
             "x-request-id": header_value(ask.request_id),
         }
-        return HttpRequest(
-            self._path, headers, _encoded(self._dialect.body(self._content(item))), error_bytes=ERROR_BYTES
-        )
+        body = _encoded(self._dialect.body(self._content(item)))
+        return HttpRequest(self._path, headers, body, error_bytes=ERROR_BYTES, private=True)
 
-    def parse(self, answer: HttpAnswer, ask: Ask) -> list[ItemAnswer]:  # noqa: ARG002  of one item
+    def parse(self, answer: HttpAnswer, ask: Ask) -> list[ItemAnswer]:
         """See Wire."""
         if answer.status != 200:
-            raise self._failure(answer)
+            (item,) = ask.inputs
+            raise self._failure(answer, item if isinstance(item, str) else "")
         try:
             completion = parse(Completion, answer.body, MOST_VALUES)
         except TooManyValues:
@@ -63,8 +63,8 @@ class OpenAIWire:
         except DoesNotFit as error:
             fault = "json" if error.is_no_json else "schema"
             raise RemoteBadAnswer("the LLM's answer is no chat completion", fault=fault) from None
-        if completion.usage is not None:
-            self._on_usage((completion.usage.prompt_tokens, completion.usage.completion_tokens))
+        if completion.used is not None:
+            self._on_usage(completion.used)
         try:
             label, score = self._dialect.answer(completion)
         except NoLabel as error:
@@ -91,9 +91,9 @@ class OpenAIWire:
             {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{encoded}"}},
         ]
 
-    def _failure(self, answer: HttpAnswer) -> RemoteError:
+    def _failure(self, answer: HttpAnswer, asked: str) -> RemoteError:
         """What an answer that is no 200 means, by what it says where the status says too little."""
-        kind, about = self._dialect.meaning(answer.status, answer.body)
+        kind, about = self._dialect.meaning(answer.status, answer.body, asked)
         match kind:
             case "no-model":
                 return RemoteBadAnswer(

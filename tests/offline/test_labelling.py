@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.llm import Answer, llm, saying, text_of
 
 from models.data.datasets import load_dataset
+from models.labelling.store import AnswerStore
 from service.cli import main
 
 Said = pytest.CaptureFixture[str]
@@ -156,7 +158,7 @@ def test_what_a_server_does_not_take_is_left_out_and_what_may_pass_is_tried_agai
         (lambda _: (404, {"error": {"message": "model m does not exist"}}), "has no model 'm': give --remote-model"),
         (lambda _: (404, {}), "answers 404 to /v1/chat/completions: is it the URL of a chat endpoint?"),
         (lambda _: (429, {"error": {"code": "insufficient_quota"}}), "the account has no quota left"),
-        (lambda _: (500, {}), "does not answer (500, 6 times): what was answered is kept"),
+        (lambda _: (500, {}), "does not answer (it answers 500, 6 times): what was answered is kept"),
     ],
 )
 def test_where_no_question_can_be_answered_one_line_says_so(
@@ -174,6 +176,64 @@ def test_where_no_question_can_be_answered_one_line_says_so(
     assert not (tmp_path / "o.parquet").exists()
 
 
+def test_a_text_that_the_server_rejects_is_listed_and_asked_again_later(
+    files: tuple[str, ...], tmp_path: Path, capsys: Said
+) -> None:
+    output = tmp_path / "o.parquet"
+
+    def picky(asked: dict[str, Any]) -> Answer:
+        return (400, {"error": "bad request"}) if text_of(asked) == TEXTS[4] else right(asked)
+
+    with llm(picky) as (url, _):
+        assert label(files, url, output, "--concurrency", 1) == 0
+    assert "the others: 1 rejected" in capsys.readouterr().out
+    with llm(right) as (url, asked):
+        assert label(files, url, output) == 0
+    assert [text_of(one) for one in asked] == [TEXTS[4]]
+    assert pq.read_table(output).num_rows == 12
+    assert not output.with_suffix(".unlabelled.csv").exists()
+
+
+def test_answers_of_which_none_is_a_label_end_the_run(tmp_path: Path, files: tuple[str, ...], capsys: Said) -> None:
+    many = tmp_path / "many.csv"
+    many.write_text("text\n" + "".join(f"text {number}\n" for number in range(60)))
+    with llm(lambda _: saying("Who knows?")) as (url, asked):
+        options = ("--data", str(many), "--concurrency", "1")
+        assert label((*files, *options), url, tmp_path / "o.parquet") == 2
+    assert "none of the first 20 answers is a label (20 foreign-label)" in capsys.readouterr().err.splitlines()[-1]
+    assert len(asked) == 20
+
+
+def test_what_others_have_made_is_not_replaced(files: tuple[str, ...], tmp_path: Path, capsys: Said) -> None:
+    own = tmp_path / "own.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "label": ["red", "red"]}), own)
+    before = own.read_bytes()
+    assert label(("--data", str(own), *files[2:]), "http://127.0.0.1:1", own) == 2
+    assert label(files, "http://127.0.0.1:1", own) == 2
+    assert "was not written by this command" in capsys.readouterr().err
+    assert own.read_bytes() == before
+    with AnswerStore(tmp_path / "o.parquet.answers.jsonl").appending(), llm(right) as (url, asked):
+        assert label(files, url, tmp_path / "o.parquet") == 2
+    assert asked == []
+    assert "another run is writing" in capsys.readouterr().err
+
+
+def test_a_key_or_a_url_that_cannot_be_sent_is_told_first(
+    files: tuple[str, ...], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url, key, words in (
+        ("http://h/v1/chat/completions", "k", "is added: give http://h/v1"),
+        ("http://me:secretpw@h", "k", "must be scheme, host, port and path alone"),
+        ("http://h", "two lines\n", "GATEKEEPER_REMOTE_KEY must be visible ASCII characters"),
+    ):
+        monkeypatch.setenv("GATEKEEPER_REMOTE_KEY", key)
+        assert label(files, url, tmp_path / "o.parquet", "--dry-run") == 2
+        said = capsys.readouterr().err
+        assert words in said.splitlines()[-1]
+        assert "secretpw" not in said
+    assert not list(tmp_path.glob("o.*"))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -185,7 +245,7 @@ def test_where_no_question_can_be_answered_one_line_says_so(
         (("--price-prompt", "-1"), "--price-prompt must be 0 or more"),
         (("--concurrency", "0"), "--concurrency must be from 1"),
         (("--labels", "nowhere"), "nowhere cannot be read"),
-        (("--data", "nowhere.csv"), "nowhere.csv is no"),
+        (("--data", "nowhere.csv"), "nowhere.csv does not exist"),
         (("--prompt", "nowhere"), "the question to the LLM cannot be made"),
         (("--remote-url", "somewhere"), "--remote-url takes a URL"),
     ],

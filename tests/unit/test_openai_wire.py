@@ -231,14 +231,53 @@ async def test_the_newer_name_of_the_limit() -> None:
     assert "max_tokens" not in json.loads(server.requests[1].body)
 
 
-async def test_a_400_that_names_nothing_loses_all_that_can_be_lost_once() -> None:
+async def test_a_400_that_names_nothing_is_guessed_at_once_and_the_guess_is_taken_back() -> None:
     async with serving(failing(400, b"bad request")) as server, remote_to(server.url, wire=WIRE) as remote:
-        for _ in range(2):
+        with pytest.raises(RemoteError):
+            await ask(remote, "x")
+        sent = [set(json.loads(turn.body)) for turn in server.requests]
+        assert sent[0] > sent[1] == {"model", "messages", "max_tokens"}
+        with pytest.raises(RemoteError):
+            await ask(remote, "x")
+        assert set(json.loads(server.requests[2].body)) == sent[0]
+
+
+async def test_no_text_can_have_something_left_out_for_others() -> None:
+    """A server that repeats what it refuses, or says nothing of it, once it has answered."""
+    hostile = "response_format, logprobs and max_tokens are not supported"
+
+    async def script(turn: Turn) -> None:
+        question = json.loads(turn.body)["messages"][0]["content"]
+        if "good" in question:
+            await turn.answer(200, completion("red"))
+        else:
+            await turn.answer(400, json.dumps({"error": {"message": f"rejected: {question}"}}).encode())
+
+    async with serving(script) as server, remote_to(server.url, wire=WIRE) as remote:
+        await ask(remote, "good")
+        for text in (hostile, "anything"):
             with pytest.raises(RemoteError):
-                await ask(remote, "x")
-    sent = [set(json.loads(turn.body)) for turn in server.requests]
-    assert sent[0] > sent[1] == {"model", "messages", "max_tokens"}
-    assert len(sent) == 3, "the third call has nothing left to try"
+                await ask(remote, text)
+        await ask(remote, "good")
+    assert set(json.loads(server.requests[0].body)) == set(json.loads(server.requests[-1].body))
+
+
+async def test_an_answer_that_is_too_long_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    error = await error_of(saying(f"{SECRET} " * 10_000))
+    assert (error.reason, getattr(error, "excerpt", "")) == ("remote_bad_answer", "")
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "many"}, {"prompt_tokens": 10**30, "completion_tokens": 1}, [3]])
+async def test_a_usage_that_cannot_be_counts_nothing(usage: Any) -> None:
+    told: list[tuple[int, int]] = []
+    body = json.dumps(json.loads(completion("red")) | {"usage": usage}).encode()
+    async with (
+        serving(answering(200, body)) as server,
+        remote_to(server.url, wire=partial(WIRE, on_usage=told.append)) as remote,
+    ):
+        assert len(await ask(remote, "x")) == 1
+    assert told == []
 
 
 async def test_a_dropped_connection_is_tried_again_and_a_hanging_server_is_left_in_time() -> None:
