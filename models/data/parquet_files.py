@@ -30,6 +30,7 @@ def open_parquet(path: Path, columns: Columns, default_split: str) -> Opened:
 def labelled_by(path: Path) -> str | None:
     """The LLM whose labels they are, where `gatekeeper label` has made the table; None: it is not known."""
     try:
+        open_regular(path, sys.maxsize).close()  # pyarrow would wait for a pipe's other end
         said = (pq.read_schema(path).metadata or {}).get(LABELLED_BY)
     except (OSError, pa.ArrowException):  # it is told when its rows are read
         return None
