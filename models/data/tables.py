@@ -1,20 +1,23 @@
 """Labelled texts or images from tables: .csv, .jsonl or .parquet, one file, or one or several for each split."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from models.data.image_sets import rows_of_files
 from models.data.images import ImageFile, image_file
 from models.data.parquet_files import open_parquet
 from models.data.records import FILE_COLUMN, SPLIT_COLUMN, UNLABELLED, Columns, Kind, Opened, Record, cell, label_of
 from models.data.splits import SPLIT_NAMES, Rows, Task
-from models.data.text_files import open_csv, open_jsonl
+from models.data.text_files import csv_rows, json_rows, open_csv, open_jsonl
 from models.errors import InputError
+from models.parquet import read_parquet
 
 _OPENERS = {
     ".csv": open_csv,
@@ -80,6 +83,28 @@ def read_tables(where: str, files: Mapping[str, Sequence[Path]], columns: Column
             what = "the names of the classes" if other.kind == first.kind else "what its inputs are"
             raise InputError(f"{path} does not agree with the files before it about {what}")
     return _finished(where, columns, splits, opened)
+
+
+def table_rows(path: Path, like: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where a row stands, its cells by name) of a table whose columns the caller knows. like: a line of its JSON.
+
+    Raises InputError.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        yield from csv_rows(path)
+    elif suffix == ".parquet":
+        try:
+            table = read_parquet(path, lambda names: names)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} is damaged, or not a parquet file: {str(error).splitlines()[0]}") from error
+        number = 0
+        for batch in table.to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+    else:
+        yield from json_rows(path, like)
 
 
 def _opened(path: Path, columns: Columns, default_split: str) -> Opened:

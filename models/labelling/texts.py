@@ -1,17 +1,13 @@
 """The texts that an LLM is to label, and the labels that it may give."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import NamedTuple
 
 from models.data.records import cell
-from models.data.tables import TABLE_SUFFIXES, is_table
-from models.data.text_files import csv_rows, json_rows
+from models.data.tables import TABLE_SUFFIXES, is_table, table_rows
 from models.errors import InputError
 from models.files import MIB, read_bounded
-from models.parquet import read_parquet
 
 
 class Texts(NamedTuple):
@@ -28,7 +24,7 @@ def read_texts(path: Path, text_column: str, label_column: str | None) -> Texts:
     if not path.is_file() or not is_table(path):
         raise InputError(f"{path} is no {', '.join(TABLE_SUFFIXES)} file with texts")
     found: dict[str, str] = {}
-    for where, row in _rows(path):
+    for where, row in table_rows(path, '{"text": "..."}'):
         if text_column not in row:
             raise InputError(f"{where} has no column {text_column!r}; there is {', '.join(row)}: give --text-column")
         if label_column is not None and label_column not in row:
@@ -38,21 +34,6 @@ def read_texts(path: Path, text_column: str, label_column: str | None) -> Texts:
     if not found:
         raise InputError(f"{path} has no rows")
     return Texts(tuple(found), None if label_column is None else tuple(found.values()))
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        yield from csv_rows(path)
-    elif suffix == ".parquet":
-        try:
-            table = read_parquet(path, lambda names: names)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path} is damaged, or not a parquet file: {str(error).splitlines()[0]}") from error
-        for number, row in enumerate(table.to_pylist(), 1):
-            yield f"{path}: row {number}", row
-    else:
-        yield from json_rows(path, '{"text": "..."}')
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

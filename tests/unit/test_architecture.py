@@ -61,7 +61,7 @@ MODELS = {
     "calibration",
     "study": "errors gatekeeper generation labels replacing progress plotting bundle inference data numbers scoring "
     "training calibration evaluation",
-    "labelling": "errors files llm_chat llm_labels parquet progress replacing bundle data evaluation",
+    "labelling": "errors files llm_chat llm_labels progress replacing bundle data evaluation",
     "commands": "errors files llm_labels printing replacing threads progress bundle inference data levels numbers "
     "scoring training calibration evaluation study labelling",
 }

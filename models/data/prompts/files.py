@@ -13,24 +13,20 @@ one a line behind a letter: the answer that is taught, and that counts, is then 
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from models.data.images import ImageFile, decode, fingerprints, image_file
 from models.data.prompts.examples import Example, PromptSource
 from models.data.records import SPLIT_COLUMN, cell
 from models.data.shards import find_tables
 from models.data.splits import SPLIT_NAMES
-from models.data.tables import TABLE_SUFFIXES, is_table
-from models.data.text_files import csv_rows, json_rows
+from models.data.tables import TABLE_SUFFIXES, is_table, table_rows
 from models.errors import InputError
 from models.generation import Message
-from models.parquet import read_parquet
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROLES = ("system", "user", "assistant")
@@ -50,7 +46,7 @@ def has_prompts(path: Path) -> bool:
         table = found[0]
     if not table.is_file() or not is_table(table):
         return False
-    row = next(_rows(table), None)
+    row = next(table_rows(table, _HINT), None)
     if row is None:  # a csv may have a header and no row: it is told so as what it means to be
         header = table.read_text(encoding="utf-8-sig").partition("\n")[0] if table.suffix.lower() == ".csv" else ""
         return are_prompts(name.strip() for name in header.split(","))
@@ -70,10 +66,10 @@ def read_prompts(path: Path) -> PromptSource:
     if path.is_dir():
         for split, files in find_tables(path).files.items():
             for file in files:
-                for where, row in _rows(file):
+                for where, row in table_rows(file, _HINT):
                     given[split].append(_example(file, where, row, images))
     elif is_table(path):
-        for where, row in _rows(path):
+        for where, row in table_rows(path, _HINT):
             given[_split(where, row)].append(_example(path, where, row, images))
     else:
         raise InputError(f"{path}: prompts and answers are a {', '.join(TABLE_SUFFIXES)} file or a directory of them")
@@ -100,25 +96,6 @@ def _source(
 ) -> PromptSource:
     closed = all(example.choices for rows in given.values() for example in rows)
     return PromptSource(name, where, licence, "choice" if closed else "exact", given, notes)
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where a row stands, its cells by name)."""
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        yield from csv_rows(path)
-    elif suffix == ".parquet":
-        try:
-            table = read_parquet(path, lambda names: names)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path} is damaged, or not a parquet file: {str(error).splitlines()[0]}") from error
-        number = 0
-        for batch in table.to_batches(max_chunksize=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", row
-    else:
-        yield from json_rows(path, _HINT)
 
 
 def _split(where: str, row: dict[str, Any]) -> str:
